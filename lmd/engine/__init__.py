@@ -1,0 +1,1 @@
+"""Compute, in the worker process only: continuous batching on llama.cpp."""

@@ -1,0 +1,1 @@
+"""What is on disk: models, their headers and names."""

@@ -1,0 +1,102 @@
+"""How a model is loaded, and what loading it really gave.
+
+`LoadParams` is also the schema of a preset's ``[load]`` and of ``[defaults.load]``. ``None`` means
+"not said"; what stays unsaid is decided by the worker, which tells its decisions in `LoadedModel`.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from annotated_types import Ge, Gt, Le
+
+DEFAULT_CONTEXT_LENGTH = 16384
+"""At most this many tokens a sequence where neither preset nor request says: a trained length of 128 k would take the machine."""
+
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadParams:
+    """How to load a model. Two loads with equal files and equal params share one instance."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    context_length: Annotated[int, Ge(16), Le(16_777_216)] | None = None
+    """The most tokens that one sequence may hold. Unset: the trained length, at most DEFAULT_CONTEXT_LENGTH."""
+    parallel: Annotated[int, Ge(1), Le(256)] | None = None
+    """Sequences computed at once; more wait in the engine's queue. Unset: 4."""
+    kv_cells: Annotated[int, Ge(16)] | None = None
+    """Tokens in the shared KV cache. Unset: context_length × parallel, less where memory is short."""
+    gpu_layers: Annotated[int, Ge(0)] | Literal["auto"] | None = None
+    """Layers kept in VRAM. Unset and "auto": as many as fit (all, where there is no telling)."""
+    threads: Annotated[int, Ge(1), Le(1024)] | None = None
+    batch: Annotated[int, Ge(1), Le(16384)] | None = None
+    """The token budget of one step. Unset: 512."""
+    flash_attention: Literal["auto"] | bool | None = None
+    kv_cache_type: CacheType | None = None
+    """Element type of the KV cache. Unset: f16."""
+    mmap: bool | None = None
+    mlock: bool | None = None
+    draft_model: str | None = None
+    rope_freq_base: Annotated[float, Gt(0)] | None = None
+    rope_freq_scale: Annotated[float, Gt(0)] | None = None
+
+    def over(self, base: Self) -> Self:
+        """These parameters, with what they leave unsaid taken from ``base``."""
+        said = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        return replace(base, **said)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A device that llama.cpp sees. Memory in bytes."""
+
+    name: str
+    description: str
+    kind: Literal["cpu", "gpu", "igpu", "accel"]
+    memory_total: int = 0
+    memory_free: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerFacts:
+    """What a worker knows before it has a model."""
+
+    pid: int
+    llama_cpp_python: str
+    llama_cpp: str
+    """Build information of the llama.cpp library, as it reports itself."""
+    system_info: str
+    """CPU features and backends in use, as llama.cpp prints them."""
+    devices: tuple[Device, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """What was really allocated and what the model is. Sizes in bytes, lengths in tokens."""
+
+    context_length: int
+    parallel: int
+    kv_cells: int
+    gpu_layers: int
+    n_layers: int
+    threads: int
+    batch: int
+    flash_attention: bool
+    kv_cache_type: str
+    trained_context_length: int
+    n_vocab: int
+    n_embd: int
+    n_params: int
+    model_bytes: int
+    """Size of all tensors."""
+    kv_bytes: int
+    compute_bytes: int
+    bos_text: str
+    eos_text: str
+    add_bos: bool
+    """The vocabulary wants a BOS before every prompt (left out when the prompt's text already starts with it)."""
+    can_shift: bool
+    partial_reuse: bool
+    """Memory can be cut at any position (false for recurrent and hybrid models)."""
+    load_seconds: float

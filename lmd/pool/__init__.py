@@ -1,0 +1,1 @@
+"""Who is in memory: instances, leases, TTL and eviction."""

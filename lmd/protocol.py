@@ -1,0 +1,182 @@
+"""The control socket's types: all that ``lmctl`` knows of the daemon.
+
+HTTP with JSON over a Unix socket. Plain answers are one of these as JSON; long work answers with
+``application/x-ndjson``, one `ControlEvent` a line, the last of which is `Done` or `Failure`.
+
+    GET  /status                         → Status
+    GET  /models                         → list[ModelRow]
+    GET  /instances                      → list[InstanceRow]
+    GET  /presets                        → list[PresetRow]
+    GET  /presets/{name}[?effective=1]   → PresetDetail
+    POST /presets/check                  → list[ProblemRow]      (reads the files anew, changes nothing)
+    POST /reload                         → ReloadResult
+    POST /load    LoadBody               → ndjson: Progress*, Done(instance) | Failure
+    POST /unload  UnloadBody             → list[str]             (ids unloaded)
+    GET  /events                         → ndjson: InstanceChanged | PresetsChanged, until closed
+    *    /v1/…                           → the HTTP API's own routes, whatever ``[server]`` says
+
+Errors are `Failure` with a 4xx or 5xx status. Times are Unix seconds, durations seconds, sizes bytes.
+Imports nothing but the standard library and msgspec, so that ``lmctl`` starts at once.
+"""
+
+from msgspec import Struct
+
+
+class ProblemRow(Struct, omit_defaults=True):
+    file: str
+    message: str
+    key: str = ""
+    line: int = 0
+    column: int = 0
+
+
+class ModelRow(Struct, omit_defaults=True):
+    key: str
+    path: str
+    type: str
+    """llm, vlm or embeddings."""
+    architecture: str
+    quantization: str
+    n_params: int
+    size: int
+    context_length: int
+    parts: int = 1
+    mmproj: str | None = None
+    has_template: bool = False
+    loaded: list[str] = []
+    presets: list[str] = []
+    error: str | None = None
+    """Why the file cannot be served; then only key, path and size mean anything."""
+
+
+class InstanceRow(Struct, omit_defaults=True):
+    id: str
+    model: str
+    state: str
+    """starting, loading, ready, draining, dead or backoff."""
+    pid: int = 0
+    progress: float = 1.0
+    leases: int = 0
+    queued: int = 0
+    running: int = 0
+    context_length: int = 0
+    parallel: int = 0
+    kv_cells: int = 0
+    kv_used: int = 0
+    memory: int = 0
+    gpu_layers: int = 0
+    decode_tps: float = 0.0
+    prompt_tps: float = 0.0
+    ttl: float | None = None
+    """None: never expires."""
+    expires_in: float | None = None
+    """Seconds left; None while in use or pinned."""
+    pinned: bool = False
+    stale: bool = False
+    """Loaded with settings that have been edited since."""
+    loaded_at: float = 0.0
+    last_used_at: float = 0.0
+    error: str | None = None
+    deaths: int = 0
+    retry_in: float | None = None
+
+
+class PresetRow(Struct, omit_defaults=True):
+    name: str
+    file: str
+    model: str
+    description: str = ""
+    aliases: list[str] = []
+    loaded: list[str] = []
+    problems: list[ProblemRow] = []
+    """Not empty: the file on disk is wrong and the last good version (if any) is served."""
+    serving: bool = True
+
+
+class PresetDetail(Struct, omit_defaults=True):
+    name: str
+    file: str
+    text: str
+    """The file as it is on disk."""
+    effective: dict[str, object] = {}
+    """With ``?effective=1``: every setting with ``extends`` and the defaults applied."""
+    origin: dict[str, str] = {}
+    """With ``?effective=1``: dotted key → the file or layer it came from."""
+
+
+class Status(Struct, omit_defaults=True):
+    version: str
+    pid: int
+    started_at: float
+    state: str
+    """starting, serving, draining."""
+    url: str
+    socket: str
+    config_file: str | None
+    models: int
+    presets: int
+    instances: int
+    active_requests: int
+    requests_served: int
+    memory_total: int
+    memory_free: int
+    memory_used: int
+    """By loaded instances, as measured."""
+    problems: list[ProblemRow] = []
+    runtime: dict[str, str] = {}
+    """llama_cpp_python, llama_cpp, system_info; empty until a worker has said hello."""
+
+
+class ReloadResult(Struct, omit_defaults=True):
+    changed: list[str]
+    problems: list[ProblemRow] = []
+
+
+class LoadBody(Struct, omit_defaults=True):
+    model: str
+    ttl: float | None = None
+    """Seconds; None: never expires."""
+    identifier: str | None = None
+    load: dict[str, object] = {}
+    """Keys of a preset's ``[load]``; checked by the daemon."""
+    reload: bool = False
+    """Replace an instance that already runs by one with the current settings."""
+    estimate_only: bool = False
+
+
+class UnloadBody(Struct, omit_defaults=True):
+    id: str | None = None
+    all: bool = False
+    force: bool = False
+
+
+class Progress(Struct, tag="progress", tag_field="type"):
+    fraction: float
+    note: str = ""
+
+
+class Done(Struct, tag="done", tag_field="type", omit_defaults=True):
+    instance: InstanceRow | None = None
+    seconds: float = 0.0
+    already: bool = False
+    """It was loaded before this command."""
+
+
+class Failure(Struct, tag="error", tag_field="type", omit_defaults=True):
+    code: str
+    message: str
+    hint: str | None = None
+    problems: list[ProblemRow] = []
+
+
+class InstanceChanged(Struct, tag="instance", tag_field="type"):
+    instance: InstanceRow
+    gone: bool = False
+
+
+class PresetsChanged(Struct, tag="presets", tag_field="type"):
+    changed: list[str]
+    problems: list[ProblemRow] = []
+
+
+ControlEvent = Progress | Done | Failure | InstanceChanged | PresetsChanged

@@ -1,0 +1,1 @@
+"""The process boundary: one child process per instance."""

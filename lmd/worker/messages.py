@@ -1,0 +1,190 @@
+"""The whole vocabulary between the daemon and a worker.
+
+Frames are a 4-byte little-endian length and that many bytes of msgpack, over a socketpair, both ways
+(`lmd.worker.channel`). Structs are arrays on the wire, tagged by class; both ends are always of the same
+version, so there is no negotiation.
+
+A worker says `Hello` once it can take a `Load`; then any number of `Progress` and one of `Loaded` or `LoadFailed`.
+After `Loaded` it takes `Generate`, `Cancel`, `Tokenize`, `Detokenize` at any time. Every `Generate`
+is answered by one `Finished` or one `Failed`, every `Tokenize` and `Detokenize` by one `Tokens`, `Text` or `Failed`.
+A closed socket, either way, ends the worker.
+"""
+
+from msgspec import Struct
+
+from lmd.generation import FinishReason, SamplingParams, TokenLogprob, Usage
+from lmd.loading import LoadedModel, LoadParams, WorkerFacts
+
+# ── daemon → worker ───────────────────────────────────────────────────────────────────────────
+
+
+class Load(Struct, tag="load", array_like=True, frozen=True):
+    """Load the model at ``path`` (the first part of a split one). Sent once in a worker's life."""
+
+    path: str
+    params: LoadParams
+    draft_path: str | None = None
+    """The draft model's file; ``params.draft_model`` names it only for people."""
+    free_memory: int = 0
+    """Bytes that this load may take; 0: no limit known. The worker shrinks what was not asked for to fit."""
+
+
+class PromptText(Struct, tag="text", array_like=True, frozen=True):
+    """A stretch of prompt. ``special``: texts of control tokens in it become those tokens."""
+
+    text: str
+    special: bool = True
+
+
+class PromptTokens(Struct, tag="tokens", array_like=True, frozen=True):
+    tokens: list[int]
+
+
+class Constraint(Struct, array_like=True, frozen=True):
+    """What the generated text must be.
+
+    ``triggers``: when not empty, generation is free until the text just generated ends with one of these
+    strings, and the constraint then applies from the start of that string (lazy); else it applies from the first token.
+    ``kind`` says how to read ``source``: "json_schema" (JSON text), "lark", "gbnf", "regex".
+    """
+
+    kind: str
+    source: str
+    triggers: list[str] = []
+
+
+class Generate(Struct, tag="generate", array_like=True, frozen=True):
+    """Generate one sequence. ``id`` is unique in the worker's life."""
+
+    id: int
+    prompt: list[PromptText | PromptTokens]
+    sampling: SamplingParams
+    add_special: bool = True
+    """Put the vocabulary's BOS first (where it wants one and the prompt does not already start with it)."""
+    logit_bias: dict[int, float] = {}
+    logprobs: int | None = None
+    ignore_eos: bool = False
+    cache_prompt: bool = True
+    preserved: list[str] = []
+    """Texts of control tokens that are given as text when generated; other control tokens give none."""
+    constraint: Constraint | None = None
+    draft: bool = True
+    """Use the draft model, where the instance has one."""
+
+
+class Cancel(Struct, tag="cancel", array_like=True, frozen=True):
+    """End sequence ``id`` at the next step; it is answered with `Finished` (CANCELLED). Unknown ids are ignored."""
+
+    id: int
+
+
+class Tokenize(Struct, tag="tokenize", array_like=True, frozen=True):
+    id: int
+    prompt: list[PromptText | PromptTokens]
+    add_special: bool = True
+
+
+class Detokenize(Struct, tag="detokenize", array_like=True, frozen=True):
+    id: int
+    tokens: list[int]
+
+
+ToWorker = Load | Generate | Cancel | Tokenize | Detokenize
+
+# ── worker → daemon ───────────────────────────────────────────────────────────────────────────
+
+
+class Hello(Struct, tag="hello", array_like=True, frozen=True):
+    facts: WorkerFacts
+
+
+class Progress(Struct, tag="progress", array_like=True, frozen=True):
+    """The load's progress, 0..1; never falls."""
+
+    fraction: float
+
+
+class Loaded(Struct, tag="loaded", array_like=True, frozen=True):
+    model: LoadedModel
+
+
+class LoadFailed(Struct, tag="load_failed", array_like=True, frozen=True):
+    """The worker ends itself after this. ``code`` is an `LmdError.code`."""
+
+    code: str
+    message: str
+    hint: str | None = None
+
+
+class Output(Struct, array_like=True, frozen=True):
+    """What one step added to one sequence. ``text`` may be empty while a character or a stop string is undecided."""
+
+    id: int
+    text: str
+    n_tokens: int
+    logprobs: list[TokenLogprob] | None = None
+
+
+class Prefilled(Struct, array_like=True, frozen=True):
+    """``done`` of the ``total`` prompt tokens of sequence ``id`` are computed (or came from a cache)."""
+
+    id: int
+    done: int
+    total: int
+
+
+class Step(Struct, tag="step", array_like=True, frozen=True):
+    """Everything that one engine step has to tell, in one frame. Ends of sequences come after it."""
+
+    outputs: list[Output]
+    prefilled: list[Prefilled] = []
+
+
+class Finished(Struct, tag="finished", array_like=True, frozen=True):
+    """Sequence ``id`` ended. ``text``: what was held back and now belongs to the answer."""
+
+    id: int
+    reason: FinishReason
+    usage: Usage
+    text: str = ""
+    stop: str | None = None
+
+
+class Failed(Struct, tag="failed", array_like=True, frozen=True):
+    """Request ``id`` cannot be served. ``code`` is an `LmdError.code`; the worker goes on."""
+
+    id: int
+    code: str
+    message: str
+    hint: str | None = None
+    param: str | None = None
+    n_prompt: int = 0
+    n_ctx: int = 0
+    """Both set with code ``context_length_exceeded``."""
+
+
+class Tokens(Struct, tag="token_ids", array_like=True, frozen=True):
+    id: int
+    tokens: list[int]
+
+
+class Text(Struct, tag="detokenized", array_like=True, frozen=True):
+    id: int
+    text: str
+
+
+class EngineStats(Struct, tag="stats", array_like=True, frozen=True):
+    """Sent when sequences start or end, and about once a second while the engine works."""
+
+    running: int
+    queued: int
+    kv_used: int
+    """Cells of the KV cache that hold something, kept prefixes included."""
+    decode_tps: float
+    """Tokens generated in the last second of work, all sequences together."""
+    prompt_tps: float
+
+
+FromWorker = (
+    Hello | Progress | Loaded | LoadFailed | Step | Finished | Failed | Tokens | Text | EngineStats
+)
