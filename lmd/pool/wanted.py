@@ -1,0 +1,66 @@
+"""What a request needs in memory: the pool's side of a resolved name."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from lmd.loading import LoadParams
+
+
+class ModelFiles(Protocol):
+    """What the pool needs to know of a `lmd.library.catalog.Model`."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def header(self) -> Any: ...
+
+
+class Origin(StrEnum):
+    """Who asked for an instance. Decides what may happen to it when nobody waits for it."""
+
+    JIT = "jit"
+    """A request: abandoned when its last waiter leaves, counted by ``eviction = "last"``."""
+    EXPLICIT = "explicit"
+    """``lmctl load``: goes on when the caller leaves, and clears a back-off."""
+    PRELOAD = "preload"
+    """A preset with ``preload = true``, at start."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceKey:
+    """What makes two loads the same: the pool never holds two usable instances of one key."""
+
+    path: str
+    load: LoadParams
+    draft_path: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One load that somebody needs. Everything is resolved: no name is looked up behind this."""
+
+    model: ModelFiles
+    name: str
+    """The served name (preset or model key): the instance's id where ``identifier`` does not say otherwise."""
+    load: LoadParams = LoadParams()
+    draft: ModelFiles | None = None
+    ttl: float | None = None
+    """Seconds of idleness that the instance survives; None: never expires. Counts for the load that this starts."""
+    pinned: bool = False
+    """Never evicted, never expires."""
+    identifier: str | None = None
+    origin: Origin = Origin.JIT
+
+    @property
+    def key(self) -> InstanceKey:
+        return InstanceKey(str(self.model.path), self.load, str(self.draft.path) if self.draft else None)
+
+    @property
+    def id(self) -> str:
+        return self.identifier or self.name
