@@ -1,0 +1,90 @@
+"""Server-sent events to one client: sent late enough that an early error is still a plain HTTP error."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from types import TracebackType
+
+from aiohttp import web
+
+from lmd.errors import LmdError
+
+logger = logging.getLogger(__name__)
+
+_COMMENT = b": %s\n\n"
+
+
+class EventStream:
+    """An ``async with`` around one streamed answer.
+
+    Nothing goes out before the first `send`, or before ``keep_alive`` seconds have passed in silence: then the
+    headers (200) and a comment line go, and another comment after each further silence. Once something went out,
+    ``started`` is true and an error has to be told as an event. `send` waits while the client reads slowly.
+    A client that is gone cancels the task that serves it (aiohttp's ``handler_cancellation``).
+    """
+
+    def __init__(self, request: web.Request, keep_alive: float) -> None:
+        self._request = request
+        self._keep_alive = keep_alive
+        self._starting = asyncio.Lock()
+        self._last = time.monotonic()
+        self._note = "waiting"
+        self._ticker: asyncio.Task[None] | None = None
+        self.response = web.StreamResponse(
+            headers={
+                "Content-Type": "text/event-stream; charset=utf-8",
+                "Cache-Control": "no-cache",
+                "X-Accel-Buffering": "no",
+            }
+        )
+
+    @property
+    def started(self) -> bool:
+        return self.response.prepared
+
+    async def __aenter__(self) -> EventStream:
+        self._ticker = asyncio.create_task(self._tick())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+        if raised is None and self.started:
+            await self.response.write_eof()
+
+    def note(self, text: str) -> None:
+        """What the next comment line says (one line)."""
+        self._note = text
+
+    async def send(self, data: bytes) -> None:
+        """Write whole events. Concurrent sends do not mix."""
+        if not self.response.prepared:
+            await self._start()
+        self._last = time.monotonic()
+        await self.response.write(data)
+
+    async def _start(self) -> None:
+        async with self._starting:
+            if not self.response.prepared:
+                await self.response.prepare(self._request)
+
+    async def _tick(self) -> None:
+        try:
+            while True:
+                silent = time.monotonic() - self._last
+                if silent < self._keep_alive:
+                    await asyncio.sleep(self._keep_alive - silent)
+                    continue
+                await self.send(_COMMENT % self._note.encode())
+        except ConnectionError:
+            return  # aiohttp cancels the serving task
+
+
+def log_late_error(error: LmdError) -> None:
+    """An error that the client was told inside a stream whose status was already 200."""
+    logger.warning("stream ended with an error: %s", error)
