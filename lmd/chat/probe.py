@@ -1,0 +1,168 @@
+"""Find out what shape of messages a template wants, by rendering small conversations full of sentinels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Protocol
+
+from lmd.chat.shape import Shape
+from lmd.errors import TemplateError
+
+PROBE_TIME = datetime(2026, 1, 1, 12, 0, 0)
+
+USER = "Quserq"
+TEXT = "Qtextq"
+NAME = "qname"
+KEY = "qkey"
+VALUE = "qvalue"
+RESULT = "Qresultq"
+THOUGHT = "Qthoughtq"
+SYSTEM = "Qsystemq"
+
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": NAME,
+        "description": "Qdescriptionq",
+        "parameters": {
+            "type": "object",
+            "properties": {KEY: {"type": "string", "description": "Qparameterq"}},
+            "required": [KEY],
+        },
+    },
+}
+
+
+class Renders(Protocol):
+    def render_raw(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        *,
+        bos: str = "",
+        eos: str = "",
+        now: datetime,
+        add_generation_prompt: bool = True,
+        args: Mapping[str, Any] | None = None,
+    ) -> str: ...
+
+
+def rendered(
+    template: Renders,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: bool = False,
+    generation_prompt: bool = False,
+    args: Mapping[str, Any] | None = None,
+) -> str | None:
+    """The text, or None where the template refuses."""
+    try:
+        return template.render_raw(
+            messages,
+            [TOOL] if tools else None,
+            bos="<BOSq>",
+            eos="<EOSq>",
+            now=PROBE_TIME,
+            add_generation_prompt=generation_prompt,
+            args=args,
+        )
+    except TemplateError:
+        return None
+
+
+def _text(content: str, shape: Shape) -> Any:
+    return content if shape.content == "text" else [{"type": "text", "text": content}]
+
+
+def call(arguments: Any, *, id_: str = "callq0001", name: str = NAME) -> dict[str, Any]:
+    return {"id": id_, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def probe(template: Renders) -> Shape:
+    """The `Shape` of a template. A template that refuses everything gets the default shape."""
+    shape = Shape()
+    if USER not in (rendered(template, [{"role": "user", "content": USER}]) or ""):
+        parts = [{"role": "user", "content": [{"type": "text", "text": USER}]}]
+        text = rendered(template, parts) or ""
+        if USER in text and "'text'" not in text:
+            shape = replace(shape, content="parts")
+    user = {"role": "user", "content": _text(USER, shape)}
+    answer = {"role": "assistant", "content": _text(TEXT, shape)}
+    system = {"role": "system", "content": _text(SYSTEM, shape)}
+
+    shape = replace(
+        shape,
+        system=SYSTEM in (rendered(template, [system, user]) or ""),
+        system_anywhere=(rendered(template, [system, user, answer, system, user]) or "").count(SYSTEM) == 2,
+        alternating=rendered(template, [user, user]) is None and rendered(template, [user, answer, user]) is not None,
+        tools=NAME in (rendered(template, [user], tools=True) or ""),
+    )
+    shape = _probe_calls(template, shape, user)
+    shape = _probe_reasoning(template, shape, user)
+    return _probe_results(template, shape, user)
+
+
+def _calls_shown(text: str | None) -> bool:
+    return text is not None and all(word in text for word in (NAME, KEY, VALUE))
+
+
+def _as_json_or_markup(text: str | None) -> bool:
+    """False for an object that was printed as Python prints it (``{'qkey': …``), and for JSON text in JSON text."""
+    return text is not None and f"'{KEY}'" not in text and f'\\"{KEY}' not in text
+
+
+def _probe_calls(template: Renders, shape: Shape, user: Mapping[str, Any]) -> Shape:
+    objects, text = {KEY: VALUE}, f'{{"{KEY}": "{VALUE}"}}'
+    for id_, short in (("call_q00001", False), ("callq0001", True)):
+        for kind, arguments in (("object", objects), ("text", text)):
+            for content_kind, content in (("none", None), ("empty", ""), ("empty", _text("", shape))):
+                turn = {"role": "assistant", "content": content, "tool_calls": [call(arguments, id_=id_)]}
+                out = rendered(template, [user, turn])
+                plain = rendered(template, [user, {"role": "assistant", "content": _text("", shape)}]) or ""
+                if not _calls_shown(out) or not _as_json_or_markup(out):
+                    continue
+                if out is not None and "None" in out and "None" not in plain:
+                    continue
+                return replace(
+                    shape,
+                    calls="tool_calls",
+                    arguments=kind,  # type: ignore[arg-type]
+                    call_content=content_kind,  # type: ignore[arg-type]
+                    short_ids=short,
+                )
+    return shape
+
+
+def _probe_reasoning(template: Renders, shape: Shape, user: Mapping[str, Any]) -> Shape:
+    """Some templates show reasoning only beside calls, some only without: either counts."""
+    calls: list[dict[str, Any]] = []
+    if shape.calls:
+        arguments: Any = {KEY: VALUE} if shape.arguments == "object" else f'{{"{KEY}": "{VALUE}"}}'
+        calls = [call(arguments)]
+    for field in ("reasoning_content", "reasoning", "thinking"):
+        for turn in (
+            {"role": "assistant", "content": _text(TEXT, shape), field: THOUGHT},
+            {"role": "assistant", "content": _text("", shape), field: THOUGHT, "tool_calls": calls},
+        ):
+            if THOUGHT in (rendered(template, [user, turn]) or ""):
+                return replace(shape, reasoning=field)  # type: ignore[arg-type]
+    parts = [{"type": "thinking", "thinking": THOUGHT}, {"type": "text", "text": TEXT}]
+    out = rendered(template, [user, {"role": "assistant", "content": parts}]) or ""
+    if THOUGHT in out and "'thinking'" not in out and '"thinking"' not in out:
+        return replace(shape, reasoning="parts")
+    return shape
+
+
+def _probe_results(template: Renders, shape: Shape, user: Mapping[str, Any]) -> Shape:
+    if not shape.calls:
+        result: dict[str, Any] = {"role": "tool", "content": RESULT, "name": NAME, "tool_call_id": "callq0001"}
+        return replace(shape, results=RESULT in (rendered(template, [user, result]) or ""))
+    arguments: Any = {KEY: VALUE} if shape.arguments == "object" else f'{{"{KEY}": "{VALUE}"}}'
+    content = None if shape.call_content == "none" else ""
+    turn = {"role": "assistant", "content": content, "tool_calls": [call(arguments)]}
+    for kind, value in (("text", RESULT), ("parts", [{"type": "text", "text": RESULT}])):
+        result = {"role": "tool", "content": value, "name": NAME, "tool_call_id": "callq0001"}
+        out = rendered(template, [user, turn, result], tools=True) or ""
+        if RESULT in out and "'text'" not in out:
+            return replace(shape, results=True, result_content=kind)  # type: ignore[arg-type]
+    return shape
