@@ -1,0 +1,137 @@
+"""``lmctl load`` and ``lmctl unload``."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from lmctl.errors import CommandError, UsageError
+from lmctl.options import Common
+from lmctl.output import console, note, print_json
+from lmctl.text import duration, one_line, size
+from lmd.protocol import Done, InstanceRow, LoadBody, Progress, UnloadBody
+
+ALL_LAYERS = 10_000
+"""More layers than any model has: llama.cpp takes it for "all of them"."""
+
+
+def load_settings(
+    *, context_length: int | None, parallel: int | None, gpu: str | None, more: Sequence[str]
+) -> dict[str, object]:
+    """The keys of a preset's ``[load]`` that the options name. The daemon checks keys and values."""
+    said: dict[str, object] = dict(_setting(text) for text in more)
+    said |= {
+        key: value for key, value in (("context_length", context_length), ("parallel", parallel)) if value is not None
+    }
+    if gpu is not None:
+        said["gpu_layers"] = _gpu_layers(gpu)
+    return said
+
+
+def _setting(text: str) -> tuple[str, object]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise UsageError(f"--set {text}: expected KEY=VALUE.", hint="For example --set kv_cache_type=q8_0")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _gpu_layers(text: str) -> int | str:
+    match text:
+        case "auto":
+            return "auto"
+        case "max":
+            return ALL_LAYERS
+        case "off":
+            return 0
+    if text.isdecimal():
+        return int(text)
+    raise UsageError(f"--gpu {text}: expected auto, max, off or a number of layers.")
+
+
+def load_model(
+    common: Common,
+    model: str,
+    *,
+    ttl: float | None,
+    identifier: str | None,
+    settings: dict[str, object],
+    reload: bool,
+) -> None:
+    body = LoadBody(
+        model=model,
+        ttl=None if ttl is None or math.isinf(ttl) else ttl,
+        identifier=identifier,
+        load=settings,
+        reload=reload,
+    )
+    done = None
+    with _bar(model, visible=not common.json) as bar:
+        for event in common.client().events("POST", "/load", body):
+            if isinstance(event, Progress):
+                bar.show(event.fraction, event.note)
+            elif isinstance(event, Done):
+                done = event
+    if done is None or done.instance is None:
+        raise CommandError("lmd ended the load without a result.", hint="See its journal: journalctl -u lmd -e")
+    if common.json:
+        print_json(done)
+    else:
+        print(one_line(summary(done, done.instance)))
+
+
+def summary(done: Done, row: InstanceRow) -> str:
+    how = "was loaded already" if done.already else f"loaded in {done.seconds:.1f} s"
+    stay = "stays until unloaded" if row.ttl is None else f"leaves after {duration(row.ttl)} without use"
+    slots = f"{row.parallel} at once" if row.parallel else ""
+    facts = [
+        f"{row.context_length} tokens of context" if row.context_length else "",
+        slots,
+        size(row.memory).strip("-"),
+    ]
+    return f"{row.id} {how}: " + ", ".join(fact for fact in [*facts, stay] if fact)
+
+
+class Bar(Protocol):
+    def show(self, fraction: float, text: str) -> None: ...
+
+
+class _NoBar:
+    def show(self, fraction: float, text: str) -> None:
+        pass
+
+
+@contextmanager
+def _bar(model: str, *, visible: bool) -> Iterator[Bar]:
+    """A progress bar on standard error where that is a terminal. It is gone when the load ends."""
+    out = console(err=True)
+    if not (visible and out.is_terminal):
+        yield _NoBar()
+        return
+    from rich.progress import BarColumn, Progress as Drawn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Drawn(*columns, console=out, transient=True) as drawn:
+        task = drawn.add_task(one_line(model), total=1.0)
+
+        class Shown:
+            def show(self, fraction: float, text: str) -> None:
+                said = f"{model}: {text}" if text else model
+                drawn.update(task, completed=min(max(fraction, 0.0), 1.0), description=one_line(said))
+
+        yield Shown()
+
+
+def unload_instances(common: Common, instance: str | None, *, force: bool) -> None:
+    """``instance`` None: every one."""
+    gone = common.client().post("/unload", UnloadBody(id=instance, all=instance is None, force=force), list[str])
+    if common.json:
+        print_json(gone)
+    elif gone:
+        for name in gone:
+            print(f"unloaded {one_line(name)}")
+    else:
+        note("No model was in memory.")
