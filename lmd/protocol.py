@@ -19,6 +19,10 @@ Errors are `Failure` with a 4xx or 5xx status. Times are Unix seconds, durations
 Imports nothing but the standard library and msgspec, so that ``lmctl`` starts at once.
 """
 
+import math
+import re
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 
@@ -180,3 +184,61 @@ class PresetsChanged(Struct, tag="presets", tag_field="type"):
 
 
 ControlEvent = Progress | Done | Failure | InstanceChanged | PresetsChanged
+
+# ── notations and places that the daemon and lmctl share ──────────────────────────────────────
+
+MAX_DURATION = 100 * 366 * 86400.0
+"""Seconds. What is meant to be longer is "never"."""
+
+_DURATION_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_NUMBER = r"(\d{1,12}(?:\.\d{1,12})?)"
+_DURATION = re.compile(r"\s*".join(rf"(?:{_NUMBER}\s*{unit})?" for unit in _DURATION_UNITS), re.ASCII)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in ``300``, ``90s``, ``1h30m``, ``250ms``, ``0``, or ``never`` (inf). Raises ValueError."""
+    text = text.strip().lower()
+    if text == "never":
+        return math.inf
+    seconds = -1.0
+    if re.fullmatch(_NUMBER, text, re.ASCII):
+        seconds = float(text)
+    elif text and (match := _DURATION.fullmatch(text)):
+        seconds = sum(float(n) * unit for n, unit in zip(match.groups(), _DURATION_UNITS.values(), strict=True) if n)
+    if seconds < 0:
+        raise ValueError('expected a duration such as 90s, 5m, 1h30m, a number of seconds, or "never"')
+    if seconds > MAX_DURATION:
+        raise ValueError('this duration is beyond 100 years; say "never"')
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """``1h30m``, ``90ms``, ``0``, ``never``. `parse_duration` gives ``seconds`` back, to the nanosecond."""
+    if math.isinf(seconds):
+        return "never"
+    nanoseconds = round(seconds * 1e9)
+    if nanoseconds % 1_000_000_000:
+        return f"{nanoseconds / 1e9:.9f}".rstrip("0") + "s"
+    rest, parts = nanoseconds // 1_000_000_000, ""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        n, rest = divmod(rest, size)
+        parts += f"{n}{unit}" if n else ""
+    return parts or "0"
+
+
+def default_sockets(environ: Mapping[str, str], uid: int) -> tuple[str, ...]:
+    """Where a daemon's control socket is by default, the likeliest first; the daemon of ``uid`` takes the first.
+
+    systemd's RUNTIME_DIRECTORY, then /run/lmd (for root first, for others last), then the user's runtime
+    directory, or where there is none the user's state directory (never /tmp, where anyone could sit in our place).
+    """
+    home = environ.get("HOME") or "/"
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    state = environ.get("XDG_STATE_HOME", "")
+    if not state.startswith("/"):
+        state = f"{home.rstrip('/')}/.local/state"
+    places = [f"{runtime if runtime.startswith('/') else state}/lmd/lmd.sock"]
+    places.insert(0 if uid == 0 else 1, "/run/lmd/lmd.sock")
+    if given := environ.get("RUNTIME_DIRECTORY", "").split(":")[0]:
+        places.insert(0, f"{given}/lmd.sock")
+    return tuple(dict.fromkeys(places))

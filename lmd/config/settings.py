@@ -1,0 +1,162 @@
+"""The daemon's settings: flags over environment over ``lmd.toml`` over defaults.
+
+Each layer is checked by itself, so that a wrong value is told where it stands even when another layer hides it.
+pydantic-settings merges the layers and makes the `Settings`.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from lmd.config.units import Duration, Size
+from lmd.errors import Problem
+from lmd.generation import SamplingParams
+from lmd.loading import LoadParams
+
+MiB = 1024**2
+
+#: sockaddr_un.sun_path holds 108 bytes, one of them the final zero.
+MAX_SOCKET_PATH = 107
+
+
+def _read_mode(value: Any) -> int:
+    if isinstance(value, str) and re.fullmatch(r"(0o?)?[0-7]{3}", value):
+        return int(value.removeprefix("0o"), 8)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o777:
+        return value
+    raise ValueError('expected a file mode in octal, such as "0660"')
+
+
+def _check_socket(path: Path) -> Path:
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise ValueError(f"a Unix socket's path has at most {MAX_SOCKET_PATH} bytes")
+    return path
+
+
+def _check_host(host: str) -> str:
+    if not re.fullmatch(r"[\w.:%-]{1,253}", host):
+        raise ValueError("expected an address or a host name, without scheme and port")
+    return host
+
+
+def _check_origin(origin: str) -> str:
+    if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+", origin):
+        raise ValueError('expected an origin such as "https://app.example:8443", or "*"')
+    return origin
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Server(Section):
+    host: Annotated[str, AfterValidator(_check_host)] = "127.0.0.1"
+    port: Annotated[int, Ge(0), Le(65535)] = 1234
+    """0: any free port, told in the ready line."""
+    cors_origins: tuple[Annotated[str, AfterValidator(_check_origin)], ...] = ()
+    allowed_hosts: tuple[Annotated[str, AfterValidator(_check_host)], ...] = ()
+    """Names that a request's Host header may have beside localhost and the bound address."""
+    max_body: Annotated[Size, Ge(1024)] = 64 * MiB
+    """Bytes."""
+
+
+class Control(Section):
+    socket: Annotated[Path, AfterValidator(_check_socket)] = Path("/run/lmd/lmd.sock")
+    mode: Annotated[int, BeforeValidator(_read_mode), PlainSerializer("{:04o}".format, return_type=str)] = 0o660
+    group: str = ""
+    """Group of the socket; empty: the daemon's own."""
+
+
+class Paths(Section):
+    models: tuple[Path, ...] = (Path("/var/lib/lmd/models"),)
+    presets: Path = Path("/etc/lmd/presets.d")
+    state: Path = Path("/var/lib/lmd")
+    cache: Path = Path("/var/cache/lmd")
+
+
+class Models(Section):
+    jit: bool = True
+    """Load a model on the first request that names it."""
+    ttl: Duration = 3600.0
+    """Idle seconds after which a model loaded by a request leaves; ``inf``: never."""
+    max_loaded: Annotated[int, Ge(0)] = 0
+    """0: no limit."""
+    memory_limit: Literal["auto"] | Size = "auto"
+    """Bytes that all instances together may take; "auto": what is free."""
+    eviction: Literal["fit", "last"] = "fit"
+    """What leaves for a new model: "fit": the least recently used, until it fits; "last": all that requests have loaded."""
+    standby: bool = True
+    """Keep a worker ready that has llama.cpp in memory already."""
+    load_timeout: Duration = 600.0
+    queue_timeout: Duration = 300.0
+    """Seconds that a request waits for memory or a sequence."""
+
+
+class Defaults(Section):
+    load: LoadParams = LoadParams()
+    sampling: SamplingParams = SamplingParams()
+
+
+class Log(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "journal", "console", "plain", "json"] = "auto"
+
+
+class Settings(BaseSettings):
+    """All settings, checked. Immutable. ``Settings()`` is the defaults of a root daemon, whatever the environment."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+
+    server: Server = Server()
+    control: Control = Control()
+    paths: Paths = Paths()
+    models: Models = Models()
+    defaults: Defaults = Defaults()
+    log: Log = Log()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedSettings:
+    """``origins``: dotted key → "default", "flag", "env LMD_…" or "FILE:LINE", for every key.
+
+    ``file`` is the lmd.toml that was read, None where there is none. ``notices`` are worth a warning and no more.
+    """
+
+    settings: Settings
+    origins: Mapping[str, str]
+    file: Path | None
+    notices: tuple[Problem, ...] = ()
+
+
+def load_settings(
+    config_file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    uid: int | None = None,
+) -> LoadedSettings:
+    """Read the settings. Blocks on files.
+
+    ``config_file`` is ``--config`` and must exist; without it the default places are tried.
+    ``overrides``: flags, dotted key → value; a string is read as that key's type (``"server.port": "0"``).
+    Raises ConfigError with every problem of every layer.
+    """
+    raise NotImplementedError
