@@ -65,6 +65,8 @@ class Server(Section):
     """Names that a request's Host header may have beside localhost and the bound address."""
     max_body: Annotated[Size, Ge(1024)] = 64 * MiB
     """Bytes."""
+    drain_timeout: Duration = 30.0
+    """Seconds that open answers get to end after a stop was asked for."""
 
 
 class Control(Section):
