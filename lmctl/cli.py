@@ -29,14 +29,13 @@ ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model key, a 
 
 
 def seconds(text: str) -> float:
-    """A duration as the option's value: seconds, infinity for "never"."""
-    from lmctl.text import parse_duration
+    """A duration as an option's value."""
+    from lmd.protocol import parse_duration
 
     try:
-        parsed = parse_duration(text)
+        return parse_duration(text)
     except ValueError as exc:
-        raise typer.BadParameter(str(exc)) from exc
-    return float("inf") if parsed is None else parsed
+        raise typer.BadParameter(f"'{text}': {exc}") from exc
 
 
 Ttl = Annotated[
@@ -53,9 +52,13 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")]
+
+
 @app.callback()
 def root(
     ctx: typer.Context,
+    *,
     as_json: JsonFlag = False,
     socket: SocketPath = None,
     version: Annotated[
@@ -66,7 +69,7 @@ def root(
 
 
 @app.command()
-def status(ctx: typer.Context, as_json: JsonFlag = False, socket: SocketPath = None) -> None:
+def status(ctx: typer.Context, *, as_json: JsonFlag = False, socket: SocketPath = None) -> None:
     """Show how the daemon is: address, memory, requests, problems."""
     from lmctl.commands.status import show_status
 
@@ -74,7 +77,7 @@ def status(ctx: typer.Context, as_json: JsonFlag = False, socket: SocketPath = N
 
 
 @app.command()
-def ls(ctx: typer.Context, as_json: JsonFlag = False, socket: SocketPath = None) -> None:
+def ls(ctx: typer.Context, *, as_json: JsonFlag = False, socket: SocketPath = None) -> None:
     """List the models on disk."""
     from lmctl.commands.models import list_models
 
@@ -84,6 +87,7 @@ def ls(ctx: typer.Context, as_json: JsonFlag = False, socket: SocketPath = None)
 @app.command()
 def ps(
     ctx: typer.Context,
+    *,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep the list up to date until Ctrl-C.")] = False,
     as_json: JsonFlag = False,
     socket: SocketPath = None,
@@ -98,6 +102,7 @@ def ps(
 def load(
     ctx: typer.Context,
     model: ModelName,
+    *,
     ttl: Ttl = None,
     context_length: Annotated[
         int | None, typer.Option("--context-length", "-c", min=1, help="The most tokens that one sequence may hold.")
@@ -137,9 +142,8 @@ def load(
 @app.command()
 def unload(
     ctx: typer.Context,
-    instance: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="An instance's id, as 'lmctl ps' shows it.")
-    ] = None,
+    instance: Annotated[str | None, typer.Argument(metavar="ID", help="An instance's id, from 'lmctl ps'.")] = None,
+    *,
     every: Annotated[bool, typer.Option("--all", help="Unload every instance.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also while requests use it; they end with an error.")] = False,
     as_json: JsonFlag = False,
@@ -154,7 +158,7 @@ def unload(
 
 
 @app.command()
-def reload(ctx: typer.Context, as_json: JsonFlag = False, socket: SocketPath = None) -> None:
+def reload(ctx: typer.Context, *, as_json: JsonFlag = False, socket: SocketPath = None) -> None:
     """Read lmd.toml and the presets anew."""
     from lmctl.commands.presets import reload_config
 
@@ -165,8 +169,9 @@ def reload(ctx: typer.Context, as_json: JsonFlag = False, socket: SocketPath = N
 def chat(
     ctx: typer.Context,
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="Default: the model in memory, or the only one on disk.")
+        str | None, typer.Argument(metavar="MODEL", help="Default: the model in memory, or the only one on disk.")
     ] = None,
+    *,
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="Ask this, print the answer and leave.")
     ] = None,
@@ -183,12 +188,12 @@ def chat(
 
 
 @preset_app.callback()
-def preset_root(ctx: typer.Context, as_json: JsonFlag = False, socket: SocketPath = None) -> None:
+def preset_root(ctx: typer.Context, *, as_json: JsonFlag = False, socket: SocketPath = None) -> None:
     common(ctx, as_json, socket)
 
 
 @preset_app.command("ls")
-def preset_ls(ctx: typer.Context, as_json: JsonFlag = False, socket: SocketPath = None) -> None:
+def preset_ls(ctx: typer.Context, *, as_json: JsonFlag = False, socket: SocketPath = None) -> None:
     """List the presets."""
     from lmctl.commands.presets import list_presets
 
@@ -199,6 +204,7 @@ def preset_ls(ctx: typer.Context, as_json: JsonFlag = False, socket: SocketPath 
 def preset_show(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="A preset's name or alias.")],
+    *,
     effective: Annotated[
         bool, typer.Option("--effective", help="Every setting that applies, and where each comes from.")
     ] = False,
@@ -212,7 +218,7 @@ def preset_show(
 
 
 @preset_app.command("check")
-def preset_check(ctx: typer.Context, as_json: JsonFlag = False, socket: SocketPath = None) -> None:
+def preset_check(ctx: typer.Context, *, as_json: JsonFlag = False, socket: SocketPath = None) -> None:
     """Check the preset files on disk without applying them. Exits with 1 if any is wrong."""
     from lmctl.commands.presets import check_presets
 

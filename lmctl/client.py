@@ -4,7 +4,7 @@ import http.client
 import os
 import socket
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ import msgspec
 
 from lmctl.errors import CommandError, Unreachable
 from lmctl.streams import LineDecoder, ServerEvent, SseDecoder
-from lmd.protocol import ControlEvent, Failure
+from lmd.protocol import ControlEvent, Failure, default_sockets
 
 T = TypeVar("T")
 
@@ -22,23 +22,18 @@ ANSWER_SECONDS = 60.0
 """For plain requests. Streams wait as long as the daemon keeps its end open."""
 _PIECE = 65536
 _START = "Start it with 'systemctl start lmd', or by hand with 'lmd'."
+_JOURNAL = "See its journal: journalctl -u lmd -e"
 
 
 def socket_path(said: str | None, environ: Mapping[str, str]) -> Path:
     """Where the daemon listens: what was said, else ``LMD_SOCKET``, else the first default place with a socket.
 
-    The user's own daemon comes before the system's. Without any socket: the place where one would be.
+    Without any socket: the place where this user's daemon would have one.
     """
     if named := said or environ.get("LMD_SOCKET"):
         return Path(named).expanduser()
-    places = default_places(environ)
+    places = [Path(place) for place in default_sockets(environ, os.getuid())]
     return next((place for place in places if _is_socket(place)), places[0])
-
-
-def default_places(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """The sockets of a user's daemon and of the system's, as lmd.config.settings has them."""
-    own = (Path(runtime) / "lmd" / "lmd.sock",) if (runtime := environ.get("XDG_RUNTIME_DIR")) else ()
-    return (*own, Path("/run/lmd/lmd.sock"))
 
 
 def _is_socket(path: Path) -> bool:
@@ -77,7 +72,9 @@ class Client:
     def post(self, route: str, body: msgspec.Struct | None, answer: type[T]) -> T:
         return self._plain("POST", route, body, answer)
 
-    def events(self, method: str, route: str, body: msgspec.Struct | None = None) -> Iterator[ControlEvent]:
+    def events(
+        self, method: str, route: str, body: msgspec.Struct | None = None
+    ) -> Generator[ControlEvent, None, None]:
         """The stream's events as they come. A `Failure` is raised, not yielded."""
         decoder = msgspec.json.Decoder(ControlEvent)
         lines = LineDecoder()
@@ -88,7 +85,7 @@ class Client:
                     raise _refused(event)
                 yield event
 
-    def server_events(self, route: str, body: object) -> Iterator[ServerEvent]:
+    def server_events(self, route: str, body: object) -> Generator[ServerEvent, None, None]:
         """The server-sent events that answer ``body``."""
         with self._answer("POST", route, body, None) as response:
             for piece in _pieces(response, SseDecoder()):
@@ -150,9 +147,7 @@ class Client:
                 hint="See its journal: journalctl -u lmd -e",
             ) from exc
         except (OSError, http.client.HTTPException) as exc:
-            raise CommandError(
-                "lmd closed the connection before its answer was whole.", hint="See its journal: journalctl -u lmd -e"
-            ) from exc
+            raise CommandError("lmd closed the connection before its answer was whole.", hint=_JOURNAL) from exc
 
 
 def _pieces(response: http.client.HTTPResponse, decoder: LineDecoder | SseDecoder) -> Iterator[list[Any]]:

@@ -32,5 +32,6 @@ class Common:
 def common(ctx: typer.Context, as_json: bool, socket: str | None) -> Common:
     """What was said here, over what was said before the command's name. Kept in the context for groups below."""
     outer = ctx.obj if isinstance(ctx.obj, Common) else Common()
-    ctx.obj = replace(outer, json=outer.json or as_json, socket=socket or outer.socket)
-    return ctx.obj
+    said = replace(outer, json=outer.json or as_json, socket=socket or outer.socket)
+    ctx.obj = said
+    return said

@@ -1,26 +1,9 @@
-"""Numbers as people read them, durations as people write them, and text that is safe on a terminal. Pure."""
+"""Numbers as people read them, and text that is safe on a terminal. Pure."""
 
 import re
 
-DAY = 86400.0
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
-
 # C0 and C1 controls but newline and tab: a model's answer or a file's name must not steer the terminal.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def parse_duration(text: str) -> float | None:
-    """Seconds in ``300``, ``90s``, ``5m``, ``1h``, ``2d`` or ``1h30m``; None for ``never``. ValueError for anything else."""
-    said = text.strip().lower()
-    if said == "never":
-        return None
-    parts = list(_DURATION.finditer(said))
-    joined = "".join(part.group() for part in parts)
-    # A bare number means seconds, and only alone: "1h30" could be minutes or seconds.
-    if not parts or joined != said or (len(parts) > 1 and not all(part[2] for part in parts)):
-        raise ValueError(f"'{text}' is not a duration. Write 300, 90s, 5m, 1h30m or never.")
-    return sum(float(part[1]) * _UNITS[part[2] or "s"] for part in parts)
 
 
 def duration(seconds: float | None) -> str:
@@ -63,7 +46,7 @@ def count(n: int) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` without control characters, so that what a file or a model says cannot move the cursor or set a title."""
+    """``text`` without control characters, so that no file or model moves the cursor."""
     return _CONTROLS.sub("", text)
 
 

@@ -111,7 +111,8 @@ def _bar(model: str, *, visible: bool) -> Iterator[Bar]:
     if not (visible and out.is_terminal):
         yield _NoBar()
         return
-    from rich.progress import BarColumn, Progress as Drawn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Drawn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Drawn(*columns, console=out, transient=True) as drawn:

@@ -31,7 +31,7 @@ def facts(status: Status, now: float) -> list[tuple[str, str]]:
         ("config", status.config_file or "none, defaults apply"),
         ("models", f"{status.models} on disk, {status.presets} presets, {status.instances} in memory"),
         ("requests", f"{status.active_requests} running, {status.requests_served} served"),
-        ("memory", memory.replace("- used", "none used")),
+        ("memory", memory),
     ]
     if runtime := ", ".join(
         status.runtime[key] for key in ("llama_cpp_python", "llama_cpp") if status.runtime.get(key)

@@ -1,0 +1,209 @@
+"""``lmctl chat``: one question, or a conversation on a terminal."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from lmctl.client import Client
+from lmctl.completion import Said, Thought, Waiting
+from lmctl.conversation import Answer, Conversation
+from lmctl.errors import CommandError, UsageError
+from lmctl.options import Common
+from lmctl.output import console, note, print_error, print_json
+from lmctl.text import one_line, printable
+from lmd.protocol import InstanceRow, ModelRow, PresetRow
+
+HELP = r"A line that ends with \ goes on. Ctrl-C stops an answer, /clear forgets, Ctrl-D or /exit leaves."
+
+
+def run_chat(
+    common: Common, model: str | None, *, prompt: str | None, system: str | None, stats: bool, ttl: float | None
+) -> None:
+    at_terminal = sys.stdin.isatty()
+    piped = "" if at_terminal else sys.stdin.read().strip("\n")
+    question = "\n\n".join(part for part in (prompt, piped) if part)
+    interactive = prompt is None and at_terminal and sys.stdout.isatty() and not common.json
+    if not interactive and not question.strip():
+        raise UsageError("There is no question.", hint="Say it with -p TEXT, or on standard input.")
+
+    client = common.client()
+    talk = Conversation(client, model or only_model(client), system, ttl)
+    if interactive:
+        converse(talk, stats=stats)
+    elif common.json:
+        print_json(answer_whole(talk, question))
+    else:
+        print_answer(talk, question, stats=stats)
+
+
+def only_model(client: Client) -> str:
+    """The model that is meant where none is named: the one in memory, else the only one that there is."""
+    loaded = [row.id for row in client.get("/instances", list[InstanceRow]) if row.state == "ready"]
+    presets = [row for row in client.get("/presets", list[PresetRow]) if row.serving]
+    models = [row.key for row in client.get("/models", list[ModelRow]) if not row.error]
+    served = [row.name for row in presets] + [key for key in models if key not in {row.model for row in presets}]
+    names = loaded or served
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise CommandError(
+            "There is no model to talk to.",
+            hint="Put a *.gguf file into one of the directories that [paths] models names.",
+        )
+    raise UsageError(f"Which model? There are {', '.join(names)}.", hint=f"For example: lmctl chat {names[0]}")
+
+
+def answer_whole(talk: Conversation, question: str) -> dict[str, object]:
+    answer = Answer()
+    for _ in talk.ask(question, answer):
+        pass
+    return {
+        "model": talk.model,
+        "content": answer.text,
+        "reasoning_content": answer.reasoning or None,
+        "finish_reason": answer.finish_reason,
+        "usage": answer.usage,
+        "stats": {"time_to_first_token": answer.first, "tokens_per_second": answer.tokens_per_second},
+    }
+
+
+def print_answer(talk: Conversation, question: str, *, stats: bool) -> None:
+    """The answer on standard output as it streams; reasoning only on a terminal, dimmed."""
+    answer = Answer()
+    page = Page()
+    try:
+        with closing(talk.ask(question, answer)) as pieces, waiting(talk.model) as wait:
+            for piece in pieces:
+                if isinstance(piece, Waiting):
+                    wait.say(piece.note)
+                elif isinstance(piece, Said | Thought):
+                    wait.end()
+                    page.write(piece)
+    finally:
+        page.end()
+    if stats:
+        note(told(answer))
+
+
+class Page:
+    """Where one answer is written. Standard output gets the answer's text and at most a line end more."""
+
+    def __init__(self) -> None:
+        self._terminal = console()
+        self._last = ""
+        self._thinking = False
+
+    def write(self, piece: Said | Thought) -> None:
+        thinking = isinstance(piece, Thought)
+        if not self._terminal.is_terminal:
+            if not thinking:
+                self._put(piece.text)
+            return
+        if self._thinking and not thinking:
+            self._put("\n" if self._last == "\n" else "\n\n")
+        self._thinking = thinking
+        # What the model says must not move the cursor or set the window's title.
+        if text := printable(piece.text):
+            self._terminal.print(text, end="", soft_wrap=True, style="dim" if thinking else None)
+            self._put(text, shown=True)
+
+    def _put(self, text: str, *, shown: bool = False) -> None:
+        if not shown:
+            sys.stdout.write(text)
+        self._last = text[-1:]
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        if self._last not in ("", "\n"):
+            self._put("\n")
+
+
+def told(answer: Answer) -> str:
+    """The answer's figures in one line."""
+    facts = []
+    if answer.usage:
+        facts.append(f"{answer.usage.prompt_tokens} tokens in, {answer.usage.completion_tokens} out")
+    if answer.tokens_per_second:
+        facts.append(f"{answer.tokens_per_second:.1f} tokens/s")
+    if answer.first is not None:
+        facts.append(f"first after {answer.first:.2f} s")
+    if answer.finish_reason:
+        facts.append(f"ended by {answer.finish_reason}")
+    return ", ".join(facts)
+
+
+class Wait:
+    """A line with a spinner on standard error, until the first token. Nothing where that is no terminal."""
+
+    def __init__(self, model: str) -> None:
+        out = console(err=True)
+        self._model = one_line(model)
+        self._status = out.status(f"waiting for {self._model}") if out.is_terminal else None
+
+    def start(self) -> None:
+        if self._status:
+            self._status.start()
+
+    def say(self, text: str) -> None:
+        if self._status and text:
+            self._status.update(f"{self._model}: {one_line(text)}")
+
+    def end(self) -> None:
+        """Remove the line. May be called again."""
+        if self._status:
+            self._status.stop()
+            self._status = None
+
+
+@contextmanager
+def waiting(model: str) -> Iterator[Wait]:
+    wait = Wait(model)
+    wait.start()
+    try:
+        yield wait
+    finally:
+        wait.end()
+
+
+def converse(talk: Conversation, *, stats: bool) -> None:
+    """Questions from the terminal until its end. Ctrl-C ends the answer, or empties the line; never the program."""
+    import readline  # noqa: F401  # importing it gives input() line editing and history
+
+    note(f"Talking to {talk.model}. {HELP}")
+    while True:
+        try:
+            question = read_question()
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            note("\nCtrl-D or /exit leaves.")
+            continue
+        match question.strip():
+            case "":
+                continue
+            case "/exit" | "/bye" | "/quit":
+                return
+            case "/clear":
+                talk.said.clear()
+                note("Forgotten.")
+                continue
+            case "/help" | "/?":
+                note(HELP)
+                continue
+        try:
+            print_answer(talk, question, stats=stats)
+        except KeyboardInterrupt:
+            note("Stopped.")
+        except CommandError as error:
+            # The daemon may be back for the next question; what was said stays.
+            print_error(error, as_json=False)
+
+
+def read_question() -> str:
+    """One question: a line, or several where each but the last ends with a backslash."""
+    lines = [input("> ")]
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        lines.append(input(". "))
+    return "\n".join(lines)
