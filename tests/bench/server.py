@@ -1,0 +1,102 @@
+"""Server processes under measurement: started, waited for, watched, ended. What lmd and its peers have in common."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+START_SECONDS = 120.0
+STOP_SECONDS = 20.0
+
+
+class ServerFailed(Exception):
+    """A server did not start, or died. Carries the end of its log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """How a server is to serve: the same for every server that is compared.
+
+    With more than one model they take turns in memory: one is loaded at a time (lmd's ``max_loaded``, the
+    router of llama-server), and the first request of each loads it.
+    """
+
+    models: tuple[Path, ...]
+    threads: int = 2
+    parallel: int = 8
+    n_ctx: int = 2048
+    """Tokens for each of the ``parallel`` sequences; the KV cache holds ``n_ctx × parallel``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A server that answers. ``models`` are the names it serves, in the order of `Setup.models`."""
+
+    name: str
+    url: str
+    pid: int
+    models: tuple[str, ...]
+
+    @property
+    def model(self) -> str:
+        return self.models[0]
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def process(command: Sequence[str | Path], log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run ``command`` in its own process group with its output in ``log``; on leaving, SIGTERM, then SIGKILL to all."""
+    with log.open("wb") as output:
+        child = await asyncio.create_subprocess_exec(
+            *map(str, command), stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            child.terminate()
+        try:
+            await asyncio.wait_for(child.wait(), STOP_SECONDS)
+        except TimeoutError:
+            os.killpg(child.pid, signal.SIGKILL)
+            await child.wait()
+
+
+async def until_healthy(child: asyncio.subprocess.Process, url: str, log: Path) -> None:
+    """Return once ``url``/health answers 200. ServerFailed where the process ends first or takes too long."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + START_SECONDS
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+        while loop.time() < deadline:
+            if child.returncode is not None:
+                raise ServerFailed(f"the server ended with {child.returncode} before it was ready:\n{tail(log)}")
+            try:
+                async with session.get(f"{url}/health") as response:
+                    if response.status == 200:
+                        return
+            except (aiohttp.ClientError, TimeoutError):
+                pass
+            await asyncio.sleep(0.05)
+    raise ServerFailed(f"{url}/health did not answer 200 within {START_SECONDS:.0f} s:\n{tail(log)}")
+
+
+async def served_models(url: str) -> list[str]:
+    """The ids that ``GET /v1/models`` lists."""
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/v1/models") as response:
+        return [row["id"] for row in (await response.json())["data"]]
+
+
+def tail(log: Path, lines: int = 30) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
