@@ -51,15 +51,15 @@ def rendered(
     template: Renders,
     messages: Sequence[Mapping[str, Any]],
     *,
-    tools: bool = False,
+    tools: bool | None = False,
     generation_prompt: bool = False,
     args: Mapping[str, Any] | None = None,
 ) -> str | None:
-    """The text, or None where the template refuses."""
+    """The text, or None where the template refuses. ``tools`` None: an empty list."""
     try:
         return template.render_raw(
             messages,
-            [TOOL] if tools else None,
+            [TOOL] if tools else None if tools is False else [],
             bos="<BOSq>",
             eos="<EOSq>",
             now=PROBE_TIME,
@@ -89,12 +89,16 @@ def probe(template: Renders) -> Shape:
     user = {"role": "user", "content": _text(USER, shape)}
     answer = {"role": "assistant", "content": _text(TEXT, shape)}
     system = {"role": "system", "content": _text(SYSTEM, shape)}
+    if rendered(template, [user]) is None and rendered(template, [user], tools=None) is not None:
+        shape = replace(shape, empty_tools=True)
+    no: bool | None = None if shape.empty_tools else False
 
     shape = replace(
         shape,
-        system=SYSTEM in (rendered(template, [system, user]) or ""),
-        system_anywhere=(rendered(template, [system, user, answer, system, user]) or "").count(SYSTEM) == 2,
-        alternating=rendered(template, [user, user]) is None and rendered(template, [user, answer, user]) is not None,
+        system=SYSTEM in (rendered(template, [system, user], tools=no) or ""),
+        system_anywhere=(rendered(template, [system, user, answer, system, user], tools=no) or "").count(SYSTEM) == 2,
+        alternating=rendered(template, [user, user], tools=no) is None
+        and rendered(template, [user, answer, user], tools=no) is not None,
         tools=NAME in (rendered(template, [user], tools=True) or ""),
     )
     shape = _probe_calls(template, shape, user)
@@ -117,20 +121,26 @@ def _probe_calls(template: Renders, shape: Shape, user: Mapping[str, Any]) -> Sh
         for kind, arguments in (("object", objects), ("text", text)):
             for content_kind, content in (("none", None), ("empty", ""), ("empty", _text("", shape))):
                 turn = {"role": "assistant", "content": content, "tool_calls": [call(arguments, id_=id_)]}
-                out = rendered(template, [user, turn])
-                plain = rendered(template, [user, {"role": "assistant", "content": _text("", shape)}]) or ""
-                if not _calls_shown(out) or not _as_json_or_markup(out):
-                    continue
-                if out is not None and "None" in out and "None" not in plain:
-                    continue
-                return replace(
-                    shape,
-                    calls="tool_calls",
-                    arguments=kind,  # type: ignore[arg-type]
-                    call_content=content_kind,  # type: ignore[arg-type]
-                    short_ids=short,
-                )
+                # Without tools first: a template may print the definitions as Python prints them.
+                if any(_call_survives(template, shape, user, turn, tools) for tools in (False, True)):
+                    return replace(
+                        shape,
+                        calls="tool_calls",
+                        arguments=kind,  # type: ignore[arg-type]
+                        call_content=content_kind,  # type: ignore[arg-type]
+                        short_ids=short,
+                    )
     return shape
+
+
+def _call_survives(
+    template: Renders, shape: Shape, user: Mapping[str, Any], turn: Mapping[str, Any], tools: bool
+) -> bool:
+    out = rendered(template, [user, turn], tools=tools)
+    if not _calls_shown(out) or not _as_json_or_markup(out):
+        return False
+    plain = rendered(template, [user, {"role": "assistant", "content": _text("", shape)}], tools=tools) or ""
+    return "None" not in (out or "") or "None" in plain
 
 
 def _probe_reasoning(template: Renders, shape: Shape, user: Mapping[str, Any]) -> Shape:

@@ -113,7 +113,21 @@ def to_json(
     """As Hugging Face defines it: no HTML escapes, and Python's default separators."""
     if isinstance(indent, int):
         indent = min(indent, MAX_WIDTH)
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+        default=_listed,
+    )
+
+
+def _listed(value: Any) -> list[Any]:
+    """What ``map`` and ``select`` give is an iterator; templates write it out as a list."""
+    if isinstance(value, Iterator):
+        return list(_counting(value))
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
 def from_json(text: str) -> Any:
@@ -235,6 +249,12 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
             check_size(abs(right) * math.log2(max(2, abs(left))) * 64)
         return super().call_binop(context, operator, left, right)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Lists may grow: templates collect with ``append``, and what they are given is made for one rendering."""
+        if isinstance(obj, list) and attr in {"append", "extend"}:
+            return True
+        return super().is_safe_attribute(obj, attr, value)
 
     # jinja calls this with what the template wrote; the underscores keep its keyword arguments from colliding.
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805

@@ -41,6 +41,8 @@ class Shape:
     """The template shows tool definitions."""
     results: bool = False
     """The template shows messages of role ``tool``."""
+    empty_tools: bool = False
+    """Without tools the template wants an empty list and fails on none."""
     short_ids: bool = False
     """Call ids must be 9 letters and digits (Mistral)."""
 

@@ -1,5 +1,6 @@
 """A model's own chat template: compiled once, probed once, rendered for every request."""
 
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,8 @@ class ChatTemplate:
         """
         effort = prompt.reasoning_effort or reasoning
         tools = shaped_tools(prompt.tools) if prompt.tools and prompt.tool_choice.mode != "none" else None
+        if tools is None and self.shape.empty_tools:
+            tools = []
         text = self.render_raw(
             shaped(prompt.messages, self.shape),
             tools,
@@ -129,6 +132,9 @@ class ChatTemplate:
         args: Mapping[str, Any] | None = None,
     ) -> str:
         """Render messages that already have the template's shape. Errors as `render`."""
+        if "functions" in self.variables:
+            # Firefunction reads the definitions as one JSON text.
+            args = {"functions": json.dumps(list(tools or ()), indent=4), **(args or {})}
         variables: dict[str, Any] = {
             "strftime_now": strftime_now(now),
             "date_string": now.strftime("%d %b %Y"),
