@@ -1,0 +1,53 @@
+# Everything a developer types. `make venv` (implied by the rest) builds the environment; nothing is written outside
+# this folder but pip's cache.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Two cores run the tests about 1.6 times as fast with two processes.
+PYTEST_ARGS ?= -q -n 2
+
+.PHONY: help venv demo run test lint format bench clean
+
+help:
+	@echo "make demo     build the environment, serve the bundled model, chat with it, stop"
+	@echo "make run      run lmd with the bundled models until Ctrl-C"
+	@echo "make test     everything that CI runs: formatting, lint, types, import rules, tests"
+	@echo "make lint     the same without the tests"
+	@echo "make format   let ruff rewrite what it can"
+	@echo "make bench    measure lmd against llama-server"
+	@echo "make venv     the environment alone"
+	@echo "make clean    remove the environment and all caches"
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml packaging/venv.sh
+	@PYTHON='$(PYTHON)' bash packaging/venv.sh $(VENV)
+	@touch $@
+
+demo: venv
+	@bash tests/demo.sh $(BIN)
+
+run: venv
+	LMD_PATHS__MODELS='["$(CURDIR)/tests/models"]' $(BIN)/lmd
+
+lint: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+# pytest runs last, so that its closing line is the last line.
+test: lint
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+format: venv
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+bench: venv
+	$(BIN)/python tests/bench/peer.py $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
