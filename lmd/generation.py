@@ -25,7 +25,7 @@ class SamplingParams:
     min_p 0, penalties 0 (repeat 1), a random seed, no limit on tokens.
     """
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
 
     temperature: Annotated[float, Ge(0), Le(5)] | None = None
     top_p: Annotated[float, Gt(0), Le(1)] | None = None
@@ -320,7 +320,7 @@ def total_usage(parts: Sequence[Usage]) -> Usage:
         return sum(getattr(part, name) for part in parts)
 
     def longest(name: str) -> float:
-        return max(getattr(part, name) for part in parts)
+        return float(max(getattr(part, name) for part in parts))
 
     return Usage(
         prompt_tokens=parts[0].prompt_tokens,

@@ -1,0 +1,311 @@
+"""The step loop: admit → plan → decode → sample → emit.
+
+One thread owns an engine and calls `Engine.step` while `Engine.busy`. There is no prefill or decode phase: every
+sequence has computed tokens catching up with its tokens, and a step computes one batch of what is pending.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Seq
+from typing import Protocol
+
+from lmd.engine.llama import Batch, Context, Model, NoCells
+from lmd.engine.sampler import logprob
+from lmd.engine.scheduler import Need, Share, plan, prompt_slice
+from lmd.engine.sequence import Sequence, SequenceSpec
+from lmd.engine.slots import Slots, common_prefix
+from lmd.errors import ContextLengthExceeded, InvalidRequest
+from lmd.generation import FinishReason, TokenLogprob, Usage
+
+STREAM_GAP_SECONDS = 0.4
+"""A step that carries prompt tokens beside running streams should not take longer than this."""
+LEADER_GAIN = 64
+"""Wait for another sequence's prefix when that saves computing at least this many tokens."""
+
+
+class Sink(Protocol):
+    """Where results go. Called from within `Engine.step`, `submit` and `cancel`."""
+
+    def output(self, id: int, text: str, n_tokens: int, logprobs: list[TokenLogprob] | None) -> None: ...
+    def prefilled(self, id: int, done: int, total: int) -> None: ...
+    def finished(self, id: int, reason: FinishReason, usage: Usage, text: str, stop: str | None) -> None: ...
+
+
+class Rate:
+    """Tokens per second over the last second or so of work."""
+
+    def __init__(self) -> None:
+        self._tokens = 0
+        self._seconds = 0.0
+        self.value = 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        self._tokens += tokens
+        self._seconds += seconds
+        if self._seconds >= 1.0 or self.value == 0.0:
+            self.value = self._tokens / self._seconds if self._seconds else 0.0
+        if self._seconds >= 1.0:
+            self._tokens, self._seconds = 0, 0.0
+
+
+class Engine:
+    """Continuous batching of up to ``parallel`` sequences over one context; more wait in a FIFO queue."""
+
+    def __init__(
+        self,
+        model: Model,
+        context: Context,
+        sink: Sink,
+        *,
+        context_length: int,
+        parallel: int,
+        n_batch: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.vocab = model.vocab
+        self.context_length = context_length
+        self.parallel = parallel
+        partial = not (model.is_recurrent or model.is_hybrid)
+        self.slots = Slots(context, context.n_seq_max, partial=partial)
+        self._context = context
+        self._batch = Batch(n_batch)
+        self._sink = sink
+        self._clock = clock
+        self._queue: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._prompt_token_seconds = 0.0
+        self.decode_rate = Rate()
+        self.prompt_rate = Rate()
+
+    # ── requests ──
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._running or self._queue)
+
+    @property
+    def n_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def n_queued(self) -> int:
+        return len(self._queue)
+
+    def encode(self, parts: Seq[tuple[str, bool] | list[int]], *, add_special: bool) -> list[int]:
+        """Token ids of a prompt: (text, may hold control tokens) or ready ids; BOS first where the model wants it."""
+        tokens: list[int] = []
+        for part in parts:
+            if isinstance(part, list):
+                self._check(part, "prompt")
+                tokens += part
+            else:
+                tokens += self.vocab.tokenize(part[0], special=part[1])
+        if add_special and self.vocab.add_bos and self.vocab.bos >= 0 and tokens[:1] != [self.vocab.bos]:
+            tokens.insert(0, self.vocab.bos)
+        return tokens
+
+    def decode(self, tokens: Seq[int]) -> str:
+        """The text of ``tokens``, control tokens written out."""
+        self._check(tokens, "tokens")
+        return b"".join(map(self.vocab.special_piece, tokens)).decode("utf-8", "replace")
+
+    def _check(self, tokens: Iterable[int], param: str) -> None:
+        wrong = next((token for token in tokens if not 0 <= token < self.vocab.n_tokens), None)
+        if wrong is not None:
+            raise InvalidRequest(f"Token {wrong} is not in this model's vocabulary.", param=param)
+
+    def submit(self, spec: SequenceSpec) -> None:
+        """Queue a sequence. Raises InvalidRequest or ContextLengthExceeded; then nothing was queued."""
+        if not spec.tokens:
+            raise InvalidRequest("The prompt is empty.", param="prompt")
+        if len(spec.tokens) >= self.context_length:
+            raise ContextLengthExceeded(len(spec.tokens), self.context_length)
+        self._check(spec.logit_bias, "logit_bias")
+        sequence = Sequence(spec, self.vocab, self.context_length, self._clock())
+        if sequence.n_left <= 0:
+            self._finish(sequence, FinishReason.LENGTH)
+            return
+        self._queue.append(sequence)
+
+    def cancel(self, id: int) -> None:
+        """End sequence ``id`` now; its slot is free for the next step. Unknown ids are ignored."""
+        for sequence in (*self._running, *self._queue):
+            if sequence.id == id:
+                self._finish(sequence, FinishReason.CANCELLED)
+                return
+
+    # ── the step ──
+
+    def step(self) -> None:
+        """Compute one batch and tell the sink what came of it."""
+        self._admit()
+        shares = self._make_room(self._plan())
+        if not shares:
+            return
+        outputs = self._fill(shares)
+        started = self._clock()
+        try:
+            self._context.decode(self._batch)
+        except NoCells:
+            self._give_way()
+            return
+        now = self._clock()
+        self._measure(shares, now - started)
+        for sequence, share in shares:
+            assert sequence.slot is not None
+            start = sequence.n_computed
+            self.slots.append(sequence.slot, sequence.tokens[start : start + share])
+            if sequence.n_computed <= sequence.n_prompt:
+                self._sink.prefilled(sequence.id, sequence.n_computed, sequence.n_prompt)
+        for sequence, index in outputs:
+            self._sample(sequence, index)
+
+    def _admit(self) -> None:
+        """Queued sequences get slots, in order, while there are sequences and cells for them."""
+        for sequence in list(self._queue):
+            if len(self._running) >= self.parallel:
+                break
+            if self._follows(sequence):
+                continue
+            busy = sum(len(other.tokens) - other.n_computed for other in self._running)
+            if self._running and self.slots.n_available < len(sequence.tokens) + busy + len(self._running) + 1:
+                break
+            claimed = self.slots.claim(sequence.tokens, reuse=sequence.spec.cache_prompt)
+            if claimed is None:
+                break
+            slot, n_reused = claimed
+            self._queue.remove(sequence)
+            sequence.slot = slot
+            if not sequence.started:
+                sequence.started = self._clock()
+                sequence.n_cached = n_reused
+                if n_reused:
+                    self._sink.prefilled(sequence.id, n_reused, sequence.n_prompt)
+            self._running.append(sequence)
+
+    def _follows(self, sequence: Sequence) -> bool:
+        """Whether to wait for a running sequence that is about to compute a prefix of this one."""
+        leader = sequence.leader
+        if leader is not None:
+            if leader.finished is None and leader.slot is not None and leader.n_computed < sequence.leader_prefix:
+                return True
+            sequence.leader = None
+            return False
+        if not sequence.spec.cache_prompt:
+            return False
+        for other in self._running:
+            if other.pending < LEADER_GAIN:
+                continue
+            prefix = min(common_prefix(other.tokens, sequence.tokens), len(sequence.tokens) - 1)
+            if prefix - other.n_computed >= LEADER_GAIN:
+                sequence.leader, sequence.leader_prefix = other, prefix
+                return True
+        return False
+
+    def _plan(self) -> list[Share]:
+        needs = [Need(i, sequence.pending, sequence.decoding) for i, sequence in enumerate(self._running)]
+        streams = any(need.decoding for need in needs)
+        limit = self._batch.capacity
+        slice_ = prompt_slice(self._prompt_token_seconds, STREAM_GAP_SECONDS, limit) if streams else limit
+        return plan(needs, limit, slice_)
+
+    def _make_room(self, shares: list[Share]) -> list[tuple[Sequence, int]]:
+        """The shares with their sequences, once the cache has cells for them.
+
+        Where even evicting all that is retained is not enough, the youngest sequences go back to the
+        queue (they compute anew later) until the others fit: they wait for cells instead of failing.
+        """
+        batch = [(self._running[share.key], share.n) for share in shares]
+        while batch and not self.slots.evict(sum(n for _, n in batch)):
+            if len(self._running) == 1:
+                sequence, _ = batch[0]
+                batch = [(sequence, self.slots.n_free)] if self.slots.n_free else []
+                break
+            youngest = self._running[-1]
+            self._suspend(youngest)
+            batch = [(sequence, n) for sequence, n in batch if sequence is not youngest]
+        return batch
+
+    def _suspend(self, sequence: Sequence) -> None:
+        """Back to the head of the queue without its cells: it will compute what it has so far anew."""
+        assert sequence.slot is not None
+        self._running.remove(sequence)
+        self.slots.release(sequence.slot)
+        self.slots.truncate(sequence.slot, 0)
+        sequence.slot = None
+        self._queue.appendleft(sequence)
+
+    def _give_way(self) -> None:
+        """llama.cpp found no cells although our count has them (some memories fragment): free some, or suspend."""
+        used = self.slots.n_used
+        self.slots.evict(self._context.n_cells)
+        if self.slots.n_used < used:
+            return
+        if len(self._running) > 1:
+            self._suspend(self._running[-1])
+            return
+        for sequence in list(self._running):
+            self._finish(sequence, FinishReason.CONTEXT)
+
+    def _fill(self, shares: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
+        """Put the shares into the batch. Returns the sequences that can sample, with their batch entries."""
+        self._batch.clear()
+        outputs = []
+        for sequence, n in shares:
+            assert sequence.slot is not None
+            start = sequence.n_computed
+            whole = start + n == len(sequence.tokens)
+            first = self._batch.add(sequence.tokens[start : start + n], start, sequence.slot.seq_id, int(whole))
+            if whole:
+                outputs.append((sequence, first + n - 1))
+        return outputs
+
+    def _sample(self, sequence: Sequence, index: int) -> None:
+        spec = sequence.spec
+        raw = self._context.logits(index).copy() if spec.logprobs is not None else None
+        if spec.guide is not None:
+            spec.guide.mask(self._context.logits(index))
+        token = sequence.sampler.sample(self._context, index)
+        logprobs = [logprob(self.vocab, raw, token, spec.logprobs or 0)] if raw is not None else None
+        text, n = sequence.take(token, self._clock()), 1
+        if spec.guide is not None and sequence.finished is None:
+            for forced in spec.guide.accept(token, self.vocab.special_piece(token)):
+                sequence.sampler.accept(forced)
+                text += sequence.take(forced, sequence.last_token)
+                n += 1
+                if sequence.finished is not None:
+                    break
+        self._sink.output(sequence.id, text, n, logprobs)
+        if sequence.finished is not None:
+            self._finish(sequence, sequence.finished)
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        sequence.finished = reason
+        if sequence in self._running:
+            self._running.remove(sequence)
+        elif sequence in self._queue:
+            self._queue.remove(sequence)
+        if sequence.slot is not None:
+            self.slots.release(sequence.slot)
+            sequence.slot = None
+        sequence.close()
+        self._sink.finished(sequence.id, reason, sequence.usage(), sequence.rest(), sequence.stops.found)
+
+    def _measure(self, shares: list[tuple[Sequence, int]], seconds: float) -> None:
+        """Keep the rates; learn what a prompt token costs from steps that are mostly prompt."""
+        prompt = sum(n for sequence, n in shares if not sequence.decoding)
+        decoded = sum(n for sequence, n in shares if sequence.decoding)
+        if decoded:
+            self.decode_rate.add(decoded, seconds)
+        if prompt:
+            self.prompt_rate.add(prompt, seconds)
+        if prompt >= 32 and prompt >= 4 * decoded:
+            cost = seconds / prompt
+            known = self._prompt_token_seconds
+            self._prompt_token_seconds = cost if not known else 0.7 * known + 0.3 * cost
+
+    def close(self) -> None:
+        for sequence in (*self._running, *self._queue):
+            sequence.close()
+        self._batch.close()

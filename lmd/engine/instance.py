@@ -1,0 +1,127 @@
+"""A loaded model ready to generate: weights, context and engine, with what loading really gave."""
+
+import time
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Seq
+from typing import Protocol
+
+from lmd.engine.engine import Engine, Sink
+from lmd.engine.llama import Backend, Context, Model, default_threads, fit
+from lmd.engine.sequence import SequenceSpec
+from lmd.errors import Unsupported
+from lmd.generation import SamplingParams
+from lmd.loading import LoadedModel, LoadParams
+
+DEFAULT_PARALLEL = 4
+DEFAULT_BATCH = 512
+RETAINED_SLOTS = 4
+"""Slots beyond ``parallel``, which only keep prefixes. Few: each costs a row of logits."""
+
+
+class GenerateMessage(Protocol):
+    """The fields of `lmd.worker.messages.Generate` that the engine reads."""
+
+    @property
+    def sampling(self) -> SamplingParams: ...
+    @property
+    def add_special(self) -> bool: ...
+    @property
+    def logit_bias(self) -> Mapping[int, float]: ...
+    @property
+    def logprobs(self) -> int | None: ...
+    @property
+    def ignore_eos(self) -> bool: ...
+    @property
+    def cache_prompt(self) -> bool: ...
+    @property
+    def preserved(self) -> Seq[str]: ...
+    @property
+    def constraint(self) -> object | None: ...
+
+
+class EngineInstance:
+    """Loads on construction, telling progress 0..1. Raises LoadFailed, InsufficientMemory, Unsupported."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        path: str,
+        params: LoadParams,
+        sink: Sink,
+        *,
+        draft_path: str | None = None,
+        free_memory: int = 0,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> None:
+        started = time.monotonic()
+        if draft_path is not None or params.draft_model is not None:
+            raise Unsupported("This build of lmd has no speculative decoding yet.", hint="Load without draft_model.")
+        model = Model(backend, path, params, on_progress)
+        parallel = params.parallel or DEFAULT_PARALLEL
+        n_batch = params.batch or DEFAULT_BATCH
+        n_slots = min(256, parallel + RETAINED_SLOTS)
+        if model.is_recurrent or model.is_hybrid:
+            n_slots = parallel + 1  # each slot there is a whole state, not a list of cells
+        # What a context takes beside the cache: activations of one batch and the logits of every slot.
+        overhead = 64 * 2**20 + n_batch * model.n_embd * 32 + n_slots * model.vocab.n_tokens * 8
+        room = max(1, free_memory - model.size - overhead) if free_memory else 0
+        context_length, n_cells = fit(model, params, room)
+        threads = params.threads or default_threads()
+        cache_type = params.kv_cache_type or "f16"
+        context = Context(
+            model,
+            n_cells=n_cells,
+            n_batch=n_batch,
+            n_seq_max=n_slots,
+            n_outputs_max=n_slots,
+            n_threads=threads,
+            cache_type=cache_type,
+            flash_attention="auto" if params.flash_attention is None else params.flash_attention,
+            rope_freq_base=params.rope_freq_base or 0.0,
+            rope_freq_scale=params.rope_freq_scale or 0.0,
+        )
+        self.engine = Engine(model, context, sink, context_length=context_length, parallel=parallel, n_batch=n_batch)
+        vocab = model.vocab
+        on_gpu = any(device.kind in ("gpu", "igpu") for device in backend.facts().devices)
+        wanted = params.gpu_layers if isinstance(params.gpu_layers, int) else model.n_layers + 1
+        self.loaded = LoadedModel(
+            context_length=context_length,
+            parallel=parallel,
+            kv_cells=context.n_cells,
+            gpu_layers=min(wanted, model.n_layers + 1) if on_gpu else 0,
+            n_layers=model.n_layers,
+            threads=threads,
+            batch=n_batch,
+            flash_attention=context.flash_attention,
+            kv_cache_type=cache_type,
+            trained_context_length=model.trained_context_length,
+            n_vocab=vocab.n_tokens,
+            n_embd=model.n_embd,
+            n_params=model.n_params,
+            model_bytes=model.size,
+            kv_bytes=context.kv_bytes,
+            compute_bytes=context.compute_bytes,
+            bos_text=vocab.text(vocab.bos),
+            eos_text=vocab.text(vocab.eos),
+            add_bos=vocab.add_bos,
+            can_shift=context.can_shift,
+            partial_reuse=not (model.is_recurrent or model.is_hybrid),
+            load_seconds=time.monotonic() - started,
+        )
+
+    def submit(self, id: int, parts: Seq[tuple[str, bool] | list[int]], message: GenerateMessage) -> None:
+        """Queue one sequence. Raises what `Engine.encode` and `Engine.submit` raise."""
+        if message.constraint is not None:
+            raise Unsupported("This build of lmd has no constrained decoding yet.", param="response_format")
+        self.engine.submit(
+            SequenceSpec(
+                id=id,
+                tokens=self.engine.encode(parts, add_special=message.add_special),
+                params=message.sampling,
+                logit_bias=message.logit_bias,
+                logprobs=message.logprobs,
+                ignore_eos=message.ignore_eos,
+                cache_prompt=message.cache_prompt,
+                preserved=self.engine.vocab.control_tokens(message.preserved),
+            )
+        )

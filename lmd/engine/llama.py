@@ -1,0 +1,540 @@
+"""llama.cpp as the engine sees it: backend, model, vocabulary, context, batch. The only importer of `llama_cpp`.
+
+Everything here blocks and belongs to the worker's one compute thread. Pointers stay inside;
+what leaves are numbers, bytes and numpy views. A view of logits is valid until the next `Context.decode`.
+"""
+
+import contextlib
+import ctypes
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import llama_cpp as _package
+import llama_cpp.llama_cpp as _lib
+import numpy as np
+import numpy.typing as npt
+from llama_cpp import _ggml
+
+from lmd.errors import InsufficientMemory, InvalidRequest, LoadFailed, Unsupported
+from lmd.loading import DEFAULT_CONTEXT_LENGTH, Device, LoadParams, WorkerFacts
+
+Logits = npt.NDArray[np.float32]
+
+CACHE_TYPES: Final = {
+    "f32": _lib.GGML_TYPE_F32,
+    "f16": _lib.GGML_TYPE_F16,
+    "bf16": 30,  # GGML_TYPE_BF16: the bindings leave its name out
+    "q8_0": _lib.GGML_TYPE_Q8_0,
+    "q5_1": _lib.GGML_TYPE_Q5_1,
+    "q5_0": _lib.GGML_TYPE_Q5_0,
+    "q4_1": _lib.GGML_TYPE_Q4_1,
+    "q4_0": _lib.GGML_TYPE_Q4_0,
+    "iq4_nl": _lib.GGML_TYPE_IQ4_NL,
+}
+#: Bytes of one cached element, block scales included.
+CACHE_BYTES: Final = {
+    "f32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "q8_0": 34 / 32,
+    "q5_1": 24 / 32,
+    "q5_0": 22 / 32,
+    "q4_1": 20 / 32,
+    "q4_0": 18 / 32,
+    "iq4_nl": 18 / 32,
+}
+
+# ── log ───────────────────────────────────────────────────────────────────────────────────────
+
+#: ggml_log_level → syslog priority; 5 continues the previous line.
+_PRIORITY: Final = {0: 6, 1: 7, 2: 7, 3: 4, 4: 3}
+
+
+class NativeLog:
+    """llama.cpp's log: written to stderr as ``<priority>text`` lines, and searched for buffer sizes.
+
+    llama.cpp tells what it allocated only there ("CPU KV buffer size = 12.00 MiB").
+    """
+
+    _BUFFER = re.compile(r"(KV|RS|compute|output|model) buffer size *= *([0-9.]+) MiB")
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, float] = {}
+        self.errors: list[str] = []
+        self.flash_attention = True
+        """What llama.cpp decided for the context made last, where it was left to decide."""
+        self._line = ""
+        self._priority = 7
+
+        @_lib.llama_log_callback  # type: ignore[untyped-decorator]
+        def callback(level: int, text: bytes, _user: Any) -> None:
+            self._feed(level, text.decode("utf-8", "replace"))
+
+        self._callback = callback  # keeps the C function pointer alive
+        _lib.llama_log_set(callback, ctypes.c_void_p(0))
+
+    def _feed(self, level: int, text: str) -> None:
+        if level in _PRIORITY:
+            self._priority = _PRIORITY[level]
+        self._line += text
+        *lines, self._line = self._line.split("\n")
+        for line in lines:
+            if not line.strip(" ."):
+                continue
+            if found := self._BUFFER.search(line):
+                size = float(found[2]) * 1024 * 1024
+                self.buffers[found[1]] = self.buffers.get(found[1], 0.0) + size
+            if "Flash Attention " in line:
+                self.flash_attention = "enabled" in line
+            if self._priority <= 3:
+                self.errors = [*self.errors[-7:], line.strip()]
+            # INFO lines (a whole page for each model) are debug lines to the daemon.
+            sys.stderr.write(f"<{self._priority}>{line}\n")
+        if lines:
+            sys.stderr.flush()
+
+    def last_error(self) -> str:
+        return self.errors[-1] if self.errors else ""
+
+
+class Backend:
+    """The process-wide state of llama.cpp. Make one, first."""
+
+    def __init__(self) -> None:
+        self.log = NativeLog()
+        _lib.llama_backend_init()
+
+    def facts(self) -> WorkerFacts:
+        return WorkerFacts(
+            pid=os.getpid(),
+            llama_cpp_python=_package.__version__,
+            llama_cpp=_text(_lib.llama_version()),
+            system_info=_text(_lib.llama_print_system_info()).strip(),
+            devices=tuple(_devices()),
+        )
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
+
+
+def _devices() -> Iterator[Device]:
+    """The devices in ggml's registry (ggml-backend.h); the bindings do not wrap these calls."""
+    ggml = _ggml.libggml
+    kinds = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel"}
+    get, name, about, kind, memory = (
+        ggml.ggml_backend_dev_get,
+        ggml.ggml_backend_dev_name,
+        ggml.ggml_backend_dev_description,
+        ggml.ggml_backend_dev_type,
+        ggml.ggml_backend_dev_memory,
+    )
+    ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+    get.argtypes, get.restype = [ctypes.c_size_t], ctypes.c_void_p
+    for function in (name, about):
+        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_char_p
+    kind.argtypes, kind.restype = [ctypes.c_void_p], ctypes.c_int
+    memory.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)]
+    memory.restype = None
+    for i in range(ggml.ggml_backend_dev_count()):
+        device = get(i)
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        memory(device, ctypes.byref(free), ctypes.byref(total))
+        yield Device(
+            name=_text(name(device)),
+            description=_text(about(device)),
+            kind=kinds.get(kind(device), "accel"),  # type: ignore[arg-type]
+            memory_total=total.value,
+            memory_free=free.value,
+        )
+
+
+# ── vocabulary ────────────────────────────────────────────────────────────────────────────────
+
+
+class Vocab:
+    """Tokens to bytes and back."""
+
+    def __init__(self, model: Any) -> None:
+        self.pointer = _lib.llama_model_get_vocab(model)
+        self.n_tokens: int = _lib.llama_vocab_n_tokens(self.pointer)
+        self.bos: int = _lib.llama_vocab_bos(self.pointer)
+        self.eos: int = _lib.llama_vocab_eos(self.pointer)
+        self.add_bos: bool = _lib.llama_vocab_get_add_bos(self.pointer)
+        self._pieces: dict[int, bytes] = {}
+        self._eog: dict[int, bool] = {}
+
+    def is_eog(self, token: int) -> bool:
+        known = self._eog.get(token)
+        if known is None:
+            known = self._eog[token] = _lib.llama_vocab_is_eog(self.pointer, token)
+        return known
+
+    @functools.cached_property
+    def eog_tokens(self) -> tuple[int, ...]:
+        """Every token that ends a generation."""
+        return tuple(token for token in range(self.n_tokens) if _lib.llama_vocab_is_eog(self.pointer, token))
+
+    def is_control(self, token: int) -> bool:
+        return bool(_lib.llama_vocab_is_control(self.pointer, token))
+
+    def text(self, token: int) -> str:
+        """The token as the vocabulary writes it; "" for none (-1)."""
+        return _text(_lib.llama_vocab_get_text(self.pointer, token)) if token >= 0 else ""
+
+    def piece(self, token: int) -> bytes:
+        """The token's bytes in running text; empty for control tokens."""
+        known = self._pieces.get(token)
+        if known is None:
+            known = self._pieces[token] = self._piece(token, special=False)
+        return known
+
+    def special_piece(self, token: int) -> bytes:
+        """The token's bytes, the texts of control tokens included."""
+        return self._piece(token, special=True)
+
+    def _piece(self, token: int, *, special: bool) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            n: int = _lib.llama_token_to_piece(self.pointer, token, buffer, size, 0, special)
+            if n >= 0:
+                return buffer.raw[:n]
+            size = -n
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Token ids of ``text``, no BOS added. ``special``: texts of control tokens become those tokens."""
+        data = text.encode("utf-8", "surrogatepass")
+        size = max(16, len(data) // 2)
+        while True:
+            buffer = (ctypes.c_int32 * size)()
+            n: int = _lib.llama_tokenize(self.pointer, data, len(data), buffer, size, False, special)
+            if n >= 0:
+                return buffer[:n]
+            if n == -(2**31):
+                raise InvalidRequest("The prompt is too long to tokenize.", param="messages")
+            size = -n
+
+    def control_tokens(self, texts: Sequence[str]) -> frozenset[int]:
+        """The tokens that each of ``texts`` is, where it is exactly one."""
+        ids = (self.tokenize(text, special=True) for text in texts)
+        return frozenset(found[0] for found in ids if len(found) == 1)
+
+
+# ── model ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Model:
+    """Weights and vocabulary. Raises LoadFailed with llama.cpp's own last words."""
+
+    def __init__(
+        self, backend: Backend, path: str, params: LoadParams, on_progress: Callable[[float], None] | None = None
+    ) -> None:
+        if not Path(path).is_file():
+            raise LoadFailed(f"There is no file {path}.", hint="'lmctl ls' shows the models that are there.")
+        native = _lib.llama_model_default_params()
+        if isinstance(params.gpu_layers, int):
+            native.n_gpu_layers = params.gpu_layers
+        native.load_mode = {
+            (True, True): _lib.LLAMA_LOAD_MODE_MMAP_MLOCK,
+            (True, False): _lib.LLAMA_LOAD_MODE_MMAP,
+            (False, True): _lib.LLAMA_LOAD_MODE_MLOCK,
+            (False, False): _lib.LLAMA_LOAD_MODE_NONE,
+        }[params.mmap is not False, bool(params.mlock)]
+
+        told = -1.0
+
+        @_lib.llama_progress_callback  # type: ignore[untyped-decorator]
+        def progress(fraction: float, _user: Any) -> bool:
+            nonlocal told
+            # llama.cpp calls for each tensor: hundredths are enough for a person.
+            if on_progress and (fraction >= told + 0.01 or fraction == 1.0):
+                told = fraction
+                on_progress(fraction)
+            return True
+
+        native.progress_callback = progress
+        backend.log.errors.clear()
+        self.pointer = _lib.llama_model_load_from_file(path.encode(), native)
+        if not self.pointer:
+            reason = backend.log.last_error() or "llama.cpp gave no reason"
+            raise LoadFailed(
+                f"llama.cpp cannot load {Path(path).name}: {reason}.",
+                hint="'lmctl log' and the journal hold the whole of its output.",
+            )
+        self.path = path
+        self.backend = backend
+        self.vocab = Vocab(self.pointer)
+        self.trained_context_length: int = _lib.llama_model_n_ctx_train(self.pointer)
+        self.n_layers: int = _lib.llama_model_n_layer(self.pointer)
+        self.n_embd: int = _lib.llama_model_n_embd(self.pointer)
+        self.n_params: int = _lib.llama_model_n_params(self.pointer)
+        self.size: int = _lib.llama_model_size(self.pointer)
+        self.is_recurrent: bool = _lib.llama_model_is_recurrent(self.pointer)
+        self.is_hybrid: bool = _lib.llama_model_is_hybrid(self.pointer)
+        if not _lib.llama_model_has_decoder(self.pointer) or _lib.llama_model_has_encoder(self.pointer):
+            raise Unsupported("This model has an encoder; lmd generates with decoder-only models.")
+
+    def meta(self, key: str) -> str | None:
+        """A scalar of the header as llama.cpp prints it; ``{arch}`` in ``key`` is filled in."""
+        if "{arch}" in key:
+            key = key.replace("{arch}", self.meta("general.architecture") or "")
+        buffer = ctypes.create_string_buffer(1024)
+        n = _lib.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if n >= 0 else None
+
+    def kv_cell_bytes(self, cache_type: str) -> int:
+        """Bytes of KV cache for one token. An upper estimate for architectures that cache less in some layers."""
+        n_head = int(self.meta("{arch}.attention.head_count") or _lib.llama_model_n_head(self.pointer) or 1)
+        n_head_kv: int = _lib.llama_model_n_head_kv(self.pointer)
+        head = self.n_embd // max(1, n_head)
+        key = int(self.meta("{arch}.attention.key_length") or head)
+        value = int(self.meta("{arch}.attention.value_length") or head)
+        return int(self.n_layers * n_head_kv * (key + value) * CACHE_BYTES[cache_type])
+
+    def close(self) -> None:
+        if self.pointer:
+            _lib.llama_model_free(self.pointer)
+            self.pointer = None
+
+
+# ── batch ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Batch:
+    """Up to ``capacity`` tokens for one `Context.decode`, each of one sequence. Reused from step to step."""
+
+    def __init__(self, capacity: int) -> None:
+        self.native = _lib.llama_batch_init(capacity, 0, 1)
+        self.capacity = capacity
+        self.n = 0
+        as_array = np.ctypeslib.as_array
+        self._token = as_array(self.native.token, (capacity,))
+        self._pos = as_array(self.native.pos, (capacity,))
+        as_array(self.native.n_seq_id, (capacity,))[:] = 1
+        # seq_id is an array of pointers to one-element arrays: view those elements as one address list.
+        self._seq = [self.native.seq_id[i] for i in range(capacity)]
+        self._output = as_array(self.native.logits, (capacity,))
+
+    def clear(self) -> None:
+        self.n = 0
+
+    def add(self, tokens: Sequence[int], start: int, seq_id: int, n_outputs: int) -> int:
+        """Append ``tokens`` at positions from ``start``; the last ``n_outputs`` give logits. Index of the first."""
+        first, last = self.n, self.n + len(tokens)
+        self._token[first:last] = tokens
+        self._pos[first:last] = range(start, start + len(tokens))
+        self._output[first:last] = 0
+        if n_outputs:
+            self._output[last - n_outputs : last] = 1
+        for pointer in self._seq[first:last]:
+            pointer[0] = seq_id
+        self.n = last
+        return first
+
+    def close(self) -> None:
+        _lib.llama_batch_free(self.native)
+
+
+# ── context ───────────────────────────────────────────────────────────────────────────────────
+
+
+class NoCells(Exception):
+    """The KV cache has no room for this batch; nothing was changed."""
+
+
+class Context:
+    """A model's memory and compute buffers for ``n_seq_max`` sequences over one unified cache of ``n_cells``.
+
+    Raises InsufficientMemory when llama.cpp cannot allocate it, LoadFailed on other refusals.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_cells: int,
+        n_batch: int,
+        n_seq_max: int,
+        n_outputs_max: int,
+        n_threads: int,
+        cache_type: str = "f16",
+        flash_attention: str | bool = "auto",
+        rope_freq_base: float = 0.0,
+        rope_freq_scale: float = 0.0,
+    ) -> None:
+        native = _lib.llama_context_default_params()
+        native.n_ctx = n_cells
+        native.n_batch = native.n_ubatch = n_batch
+        native.n_seq_max = n_seq_max
+        # Bounds the logits buffers: n_batch rows of a 152 k vocabulary would be 300 MB.
+        native.n_outputs_max = native.n_outputs_max_per_seq = max(n_outputs_max, n_seq_max)
+        native.n_threads = native.n_threads_batch = n_threads
+        native.kv_unified = True
+        native.swa_full = True  # a sliding-window cache that is cut short forgets what prefix reuse wants
+        native.type_k = native.type_v = CACHE_TYPES[cache_type]
+        native.flash_attn_type = {"auto": -1, False: 0, True: 1}[flash_attention]
+        native.rope_freq_base = rope_freq_base
+        native.rope_freq_scale = rope_freq_scale
+        native.no_perf = True
+        log = model.backend.log
+        log.errors.clear()
+        before = dict(log.buffers)
+        self.pointer = _lib.llama_init_from_model(model.pointer, native)
+        if not self.pointer:
+            reason = log.last_error() or "llama.cpp gave no reason"
+            if "alloc" in reason or "memory" in reason:
+                raise InsufficientMemory(
+                    f"No memory for {n_cells} KV cells: {reason}.",
+                    hint="Load with a smaller context_length or parallel, or with kv_cache_type = 'q8_0'.",
+                )
+            raise LoadFailed(f"llama.cpp cannot make a context: {reason}.")
+        self.memory = _lib.llama_get_memory(self.pointer)
+        self.n_vocab = model.vocab.n_tokens
+        self._row = ctypes.c_float * self.n_vocab
+        self.n_cells: int = _lib.llama_n_ctx(self.pointer)
+        self.n_seq_max = n_seq_max
+        self.flash_attention = log.flash_attention if flash_attention == "auto" else bool(flash_attention)
+        self.can_shift: bool = bool(_lib.llama_memory_can_shift(self.memory))
+
+        def grown(kind: str) -> int:
+            return int(log.buffers.get(kind, 0.0) - before.get(kind, 0.0))
+
+        self.kv_bytes = grown("KV") + grown("RS")
+        self.compute_bytes = grown("compute") + grown("output")
+
+    def decode(self, batch: Batch) -> None:
+        """Compute the batch. Raises NoCells, or RuntimeError when llama.cpp fails for good."""
+        batch.native.n_tokens = batch.n
+        code = _lib.llama_decode(self.pointer, batch.native)
+        if code == 1:
+            raise NoCells
+        if code != 0:
+            raise RuntimeError(f"llama_decode failed with code {code}")
+
+    def logits(self, index: int) -> Logits:
+        """The logits of batch entry ``index`` [n_vocab]; writable, valid until the next decode."""
+        pointer = _lib.llama_get_logits_ith(self.pointer, index)
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        if not address:
+            raise RuntimeError(f"batch entry {index} has no logits")
+        return np.frombuffer(memoryview(self._row.from_address(address)).cast("B"), dtype=np.float32)
+
+    def cut(self, seq_id: int, start: int) -> bool:
+        """Forget positions from ``start`` on; False where this memory cannot be cut there."""
+        return bool(_lib.llama_memory_seq_rm(self.memory, seq_id, start, -1))
+
+    def share(self, source: int, target: int, n: int) -> None:
+        """Let ``target`` hold the first ``n`` positions of ``source`` too; no data is copied."""
+        _lib.llama_memory_seq_cp(self.memory, source, target, 0, n)
+
+    def close(self) -> None:
+        if self.pointer:
+            _lib.llama_free(self.pointer)
+            self.pointer = None
+
+
+# ── sampling ──────────────────────────────────────────────────────────────────────────────────
+
+
+class SamplerChain:
+    """llama.cpp's sampler chain; what is added first is applied first."""
+
+    def __init__(self, n_vocab: int) -> None:
+        self._chain = _lib.llama_sampler_chain_init(_lib.llama_sampler_chain_default_params())
+        self._n_vocab = n_vocab
+
+    def _add(self, sampler: Any) -> None:
+        _lib.llama_sampler_chain_add(self._chain, sampler)
+
+    def logit_bias(self, biases: Mapping[int, float]) -> None:
+        native = (_lib.llama_logit_bias * len(biases))()
+        for entry, (token, bias) in zip(native, biases.items(), strict=True):
+            entry.token, entry.bias = token, bias
+        self._add(_lib.llama_sampler_init_logit_bias(self._n_vocab, len(biases), native))
+
+    def penalties(self, window: int, *, repeat: float, frequency: float, presence: float) -> None:
+        self._add(_lib.llama_sampler_init_penalties(self._n_vocab, window, repeat, frequency, presence))
+
+    def top_k(self, k: int) -> None:
+        self._add(_lib.llama_sampler_init_top_k(k))
+
+    def top_p(self, p: float) -> None:
+        self._add(_lib.llama_sampler_init_top_p(p, 1))
+
+    def min_p(self, p: float) -> None:
+        self._add(_lib.llama_sampler_init_min_p(p, 1))
+
+    def greedy(self) -> None:
+        self._add(_lib.llama_sampler_init_greedy())
+
+    def draw(self, temperature: float, seed: int) -> None:
+        self._add(_lib.llama_sampler_init_temp(temperature))
+        self._add(_lib.llama_sampler_init_dist(seed))
+
+    def sample(self, context: Context, index: int) -> int:
+        """Draw from batch entry ``index`` and accept the token."""
+        return int(_lib.llama_sampler_sample(self._chain, context.pointer, index))
+
+    def accept(self, token: int) -> None:
+        _lib.llama_sampler_accept(self._chain, token)
+
+    def close(self) -> None:
+        if self._chain is not None:
+            _lib.llama_sampler_free(self._chain)
+            self._chain = None
+
+
+# ── sizing ────────────────────────────────────────────────────────────────────────────────────
+
+
+def default_threads() -> int:
+    """Physical cores that this process may use, within its cgroup's CPU quota; at least 1.
+
+    Two threads on one core slow each other down in matrix products, so siblings count once.
+    """
+    allowed = os.sched_getaffinity(0)
+    cores = set()
+    for cpu in allowed:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        with contextlib.suppress(OSError):
+            cores.add(topology.read_text().strip())
+    n = len(cores) or len(allowed)
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip()
+        quota, period = Path(f"/sys/fs/cgroup{group}/cpu.max").read_text().split()
+        if quota != "max":
+            n = min(n, -(-int(quota) // int(period)))
+    return max(1, n)
+
+
+def fit(model: Model, params: LoadParams, free_memory: int) -> tuple[int, int]:
+    """(context_length, kv_cells) for a load: what was asked for, the rest as large as memory allows.
+
+    ``free_memory``: bytes for the KV cache beside the weights; 0: unknown, take the full size.
+    Raises InsufficientMemory when not even a context of 512 tokens (or the one asked for) fits.
+    """
+    trained = model.trained_context_length or DEFAULT_CONTEXT_LENGTH
+    context = params.context_length or min(trained, DEFAULT_CONTEXT_LENGTH)
+    cells = params.kv_cells or context * (params.parallel or 4)
+    if free_memory:
+        cell = max(1, model.kv_cell_bytes(params.kv_cache_type or "f16"))
+        affordable = free_memory // cell
+        if not params.kv_cells:
+            cells = min(cells, affordable)
+        if not params.context_length:
+            context = min(context, cells)
+        if cells > affordable or min(context, cells) < min(512, trained) or cells < context:
+            raise InsufficientMemory(
+                f"A context of {context} tokens needs {context * cell / 2**20:.0f} MiB of KV cache; "
+                f"{free_memory / 2**20:.0f} MiB are free.",
+                hint="Load with a smaller --context-length, or unload another model.",
+            )
+    if params.kv_cells and params.kv_cells < context:
+        context = params.kv_cells
+    return context, cells

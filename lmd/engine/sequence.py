@@ -1,0 +1,128 @@
+"""One request inside the engine: its tokens, where it is, and how its text comes out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from lmd.engine.detokenizer import Detokenizer, StopStrings
+from lmd.engine.llama import Logits, Vocab
+from lmd.engine.sampler import Sampler
+from lmd.engine.slots import Slot
+from lmd.generation import FinishReason, SamplingParams, Usage
+
+
+class Guide(Protocol):
+    """A constraint on what may be generated next (`lmd.engine.grammar`)."""
+
+    def mask(self, logits: Logits) -> None:
+        """Make the tokens that may not come next impossible, in place."""
+
+    def accept(self, token: int, piece: bytes) -> list[int]:
+        """``token`` was generated. Returns the tokens that must follow it, which nobody needs to sample."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceSpec:
+    """What to generate. ``tokens``: the whole prompt, BOS included, at least one."""
+
+    id: int
+    tokens: list[int]
+    params: SamplingParams
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    ignore_eos: bool = False
+    cache_prompt: bool = True
+    preserved: frozenset[int] = frozenset()
+    """Control tokens whose text is given when they are generated."""
+    guide: Guide | None = None
+
+
+class Sequence:
+    """A running or queued request. ``tokens``: prompt and what was generated, computed or not."""
+
+    def __init__(self, spec: SequenceSpec, vocab: Vocab, context_length: int, now: float) -> None:
+        self.spec = spec
+        self.id = spec.id
+        self.tokens = list(spec.tokens)
+        self.n_prompt = len(spec.tokens)
+        self.slot: Slot | None = None
+        self.leader: Sequence | None = None
+        """A running sequence that is computing ``leader_prefix`` tokens of ours: we wait for it."""
+        self.leader_prefix = 0
+        self.finished: FinishReason | None = None
+        self.sampler = Sampler(
+            vocab,
+            spec.params,
+            logit_bias=spec.logit_bias,
+            banned=vocab.eog_tokens if spec.ignore_eos else (),
+            history=spec.tokens,
+        )
+        limit = spec.params.max_tokens
+        room = context_length - self.n_prompt
+        self._length_ends = limit is not None and 0 <= limit <= room
+        self.n_left = limit if limit is not None and 0 <= limit <= room else room
+        self._vocab = vocab
+        self._detokenizer = Detokenizer()
+        self.stops = StopStrings(spec.params.stop or ())
+        self.n_cached = 0
+        self.arrived = now
+        self.started = 0.0
+        self.first_token = 0.0
+        self.last_token = 0.0
+
+    @property
+    def n_computed(self) -> int:
+        return len(self.slot) if self.slot else 0
+
+    @property
+    def pending(self) -> int:
+        return len(self.tokens) - self.n_computed
+
+    @property
+    def n_generated(self) -> int:
+        return len(self.tokens) - self.n_prompt
+
+    @property
+    def decoding(self) -> bool:
+        """The prompt is computed; what is pending was generated."""
+        return self.n_computed >= self.n_prompt
+
+    def take(self, token: int, now: float) -> str:
+        """``token`` was generated: append it. Returns the text that is now certain; may set `finished`.
+
+        An end-of-generation token counts as generated and gives no text.
+        """
+        if not self.first_token:
+            self.first_token = now
+        self.last_token = now
+        self.tokens.append(token)
+        self.n_left -= 1
+        if not self.spec.ignore_eos and self._vocab.is_eog(token):
+            self.finished = FinishReason.EOG
+            return ""
+        piece = self._vocab.special_piece(token) if token in self.spec.preserved else self._vocab.piece(token)
+        text = self.stops.feed(self._detokenizer.feed(piece))
+        if self.stops.found is not None:
+            self.finished = FinishReason.STOP
+        elif self.n_left <= 0:
+            self.finished = FinishReason.LENGTH if self._length_ends else FinishReason.CONTEXT
+        return text
+
+    def rest(self) -> str:
+        """The text that was held back, once the sequence has ended."""
+        if self.stops.found is not None:
+            return ""
+        return self.stops.feed(self._detokenizer.flush()) + self.stops.flush()
+
+    def usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=self.n_prompt,
+            cached_tokens=self.n_cached,
+            completion_tokens=self.n_generated,
+            queue_seconds=max(0.0, (self.started or self.last_token or self.arrived) - self.arrived),
+            prompt_seconds=max(0.0, self.first_token - self.started) if self.first_token else 0.0,
+            generation_seconds=max(0.0, self.last_token - self.first_token),
+        )
+
+    def close(self) -> None:
+        self.sampler.close()

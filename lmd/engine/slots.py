@@ -1,0 +1,160 @@
+"""KV sequences and what they hold: prefix reuse, sharing, retention and the count of cells.
+
+A slot is one llama.cpp sequence id. After its owner ends it keeps its tokens until another sequence needs the slot or
+its cells, so that a conversation's next turn, or anybody with the same beginning, computes only what is new.
+"""
+
+from collections.abc import Sequence as Seq
+from typing import Protocol
+
+import numpy as np
+
+
+class Memory(Protocol):
+    """The part of `lmd.engine.llama.Context` that slots need."""
+
+    n_cells: int
+
+    def cut(self, seq_id: int, start: int) -> bool: ...
+    def share(self, source: int, target: int, n: int) -> None: ...
+
+
+def common_prefix(a: Seq[int], b: Seq[int]) -> int:
+    """Length of the longest common beginning. Compares slices, so that long lists cost C time."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+class Slot:
+    """``tokens`` are in the KV cache at positions 0…; ``cells`` are their cells in our own count of the cache."""
+
+    def __init__(self, seq_id: int) -> None:
+        self.seq_id = seq_id
+        self.tokens: list[int] = []
+        self.cells: list[int] = []
+        self.busy = False
+        self.last_used = 0
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class Slots:
+    """All slots of one context and the one owner of its memory.
+
+    llama.cpp does not tell how many cells are in use. We count with a twin: every computed token takes
+    one cell number, shared prefixes hold the same numbers, and a cell is free when nobody holds it.
+    ``partial``: memory can be cut at any position; else a slot is reused whole or not at all.
+    """
+
+    def __init__(self, memory: Memory, n_slots: int, *, partial: bool) -> None:
+        self._memory = memory
+        self._partial = partial
+        self._slots = [Slot(i) for i in range(n_slots)]
+        self._holders = np.zeros(memory.n_cells, dtype=np.int32)
+        self._free = list(range(memory.n_cells - 1, -1, -1))
+        self._clock = 0
+
+    @property
+    def n_free(self) -> int:
+        """Cells that nobody holds."""
+        return len(self._free)
+
+    @property
+    def n_used(self) -> int:
+        return len(self._holders) - len(self._free)
+
+    @property
+    def n_available(self) -> int:
+        """Cells that no busy slot holds: what eviction could make free."""
+        held = np.zeros(len(self._holders), dtype=bool)
+        for slot in self._slots:
+            if slot.busy:
+                held[slot.cells] = True
+        return len(held) - int(held.sum())
+
+    def reusable(self, slot: Slot, tokens: Seq[int]) -> int:
+        """How many of ``tokens`` the slot's memory can serve. At least one token is left to compute, for its logits."""
+        n = common_prefix(slot.tokens, tokens)
+        if self._partial:
+            return min(n, len(tokens) - 1)
+        return n if n == len(slot) < len(tokens) else 0
+
+    def claim(self, tokens: Seq[int], *, reuse: bool = True) -> tuple[Slot, int] | None:
+        """A slot for a sequence that begins with ``tokens``, holding the longest prefix found anywhere, and its length.
+
+        None when every slot is busy. A retained slot is taken over where most of it serves; else it is left
+        as it is and its prefix is shared into another.
+        """
+        idle = [slot for slot in self._slots if not slot.busy]
+        if not idle:
+            return None
+        best, n = None, 0
+        if reuse:
+            for slot in self._slots:
+                found = self.reusable(slot, tokens)
+                if found > n or (found == n > 0 and best is not None and best.busy and not slot.busy):
+                    best, n = slot, found
+        # An empty slot costs nobody anything; then the one that was used longest ago.
+        others = sorted((slot for slot in idle if slot is not best), key=lambda slot: (len(slot) > 0, slot.last_used))
+        if best is not None and not best.busy and (n * 2 >= len(best) or not others):
+            target = best
+            if not self.truncate(target, n):
+                n = 0
+        else:
+            target = others[0]
+            self.truncate(target, 0)
+            if best is not None:
+                self._share(best, target, n)
+        target.busy = True
+        return target, n
+
+    def release(self, slot: Slot) -> None:
+        """The owner is done; what the slot holds is retained."""
+        slot.busy = False
+        self._clock += 1
+        slot.last_used = self._clock
+
+    def append(self, slot: Slot, tokens: Seq[int]) -> None:
+        """``tokens`` were computed in this slot, after what it holds. `n_free` must have been enough."""
+        cells = [self._free.pop() for _ in tokens]
+        self._holders[cells] = 1
+        slot.tokens.extend(tokens)
+        slot.cells.extend(cells)
+
+    def truncate(self, slot: Slot, n: int) -> bool:
+        """Keep the first ``n`` tokens. False where this memory cannot be cut there: the slot is then empty."""
+        if n >= len(slot):
+            return True
+        done = self._memory.cut(slot.seq_id, n or -1)
+        if not done:
+            self._memory.cut(slot.seq_id, -1)
+            n = 0
+        gone = slot.cells[n:]
+        del slot.tokens[n:], slot.cells[n:]
+        self._holders[gone] -= 1
+        self._free.extend(cell for cell in gone if self._holders[cell] == 0)
+        return done
+
+    def evict(self, n_free: int) -> bool:
+        """Empty retained slots, least recently used first, until ``n_free`` cells are free. False: not reached."""
+        idle = sorted((slot for slot in self._slots if not slot.busy and slot.tokens), key=lambda slot: slot.last_used)
+        for slot in idle:
+            if self.n_free >= n_free:
+                break
+            self.truncate(slot, 0)
+        return self.n_free >= n_free
+
+    def _share(self, source: Slot, target: Slot, n: int) -> None:
+        self._memory.share(source.seq_id, target.seq_id, n if n < len(source) else -1)
+        target.tokens = source.tokens[:n]
+        target.cells = source.cells[:n]
+        self._holders[target.cells] += 1

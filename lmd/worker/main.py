@@ -1,0 +1,192 @@
+"""The worker process: ``python -m lmd.worker.main FD``, one model, one thread.
+
+It speaks `lmd.worker.messages` over the socket ``FD`` and nothing on stdout; stderr carries log lines that begin
+with a syslog priority (``<4>…``). It ends when the daemon closes the socket or dies.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from lmd.errors import ContextLengthExceeded, LmdError
+from lmd.generation import FinishReason, TokenLogprob, Usage
+from lmd.worker.channel import Channel, ChannelClosed
+from lmd.worker.messages import (
+    Cancel,
+    Detokenize,
+    EngineStats,
+    Failed,
+    Finished,
+    FromWorker,
+    Generate,
+    Hello,
+    Load,
+    Loaded,
+    LoadFailed,
+    Output,
+    Prefilled,
+    Progress,
+    PromptText,
+    PromptTokens,
+    Step,
+    Text,
+    Tokenize,
+    Tokens,
+    ToWorker,
+)
+
+STATS_SECONDS = 1.0
+
+
+class Outbox:
+    """The engine's sink: collects what a step has to tell and sends it as one frame, ends after it."""
+
+    def __init__(self, channel: "Channel[ToWorker, FromWorker]") -> None:
+        self._channel = channel
+        self._outputs: list[Output] = []
+        self._prefilled: list[Prefilled] = []
+        self._finished: list[Finished] = []
+
+    def output(self, id: int, text: str, n_tokens: int, logprobs: list[TokenLogprob] | None) -> None:
+        self._outputs.append(Output(id, text, n_tokens, logprobs))
+
+    def prefilled(self, id: int, done: int, total: int) -> None:
+        self._prefilled.append(Prefilled(id, done, total))
+
+    def finished(self, id: int, reason: FinishReason, usage: Usage, text: str, stop: str | None) -> None:
+        self._finished.append(Finished(id, reason, usage, text, stop))
+
+    def flush(self) -> bool:
+        """Send what there is. True when a sequence ended."""
+        if self._outputs or self._prefilled:
+            self._channel.send(Step(self._outputs, self._prefilled))
+            self._outputs, self._prefilled = [], []
+        ended = bool(self._finished)
+        for end in self._finished:
+            self._channel.send(end)
+        self._finished.clear()
+        return ended
+
+
+def failed(id: int, error: LmdError) -> Failed:
+    sizes = (error.n_prompt, error.n_ctx) if isinstance(error, ContextLengthExceeded) else (0, 0)
+    return Failed(id, error.code, error.message, error.hint, error.param, *sizes)
+
+
+def prompt_parts(prompt: list[PromptText | PromptTokens]) -> list[tuple[str, bool] | list[int]]:
+    return [(part.text, part.special) if isinstance(part, PromptText) else part.tokens for part in prompt]
+
+
+class WorkerMain:
+    """Waits for messages while idle; between steps takes what has arrived."""
+
+    def __init__(self, channel: "Channel[ToWorker, FromWorker]") -> None:
+        # Imported here and not above: a broken build then fails with a log line, not before the log is set up.
+        from lmd.engine.instance import EngineInstance
+        from lmd.engine.llama import Backend
+
+        self._channel = channel
+        self._outbox = Outbox(channel)
+        self._open = EngineInstance
+        self._backend = Backend()
+        self._stats_due = 0.0
+
+    def run(self) -> int:
+        """Serve until the daemon closes the socket. Returns the exit status."""
+        self._channel.send(Hello(self._backend.facts()))
+        first = self._channel.poll(None)[0]
+        if not isinstance(first, Load):
+            raise TypeError(f"the first message must be Load, not {type(first).__name__}")
+        try:
+            instance = self._open(
+                self._backend,
+                first.path,
+                first.params,
+                self._outbox,
+                draft_path=first.draft_path,
+                free_memory=first.free_memory,
+                on_progress=lambda fraction: self._channel.send(Progress(fraction)),
+            )
+        except LmdError as exc:
+            self._channel.send(LoadFailed(exc.code, exc.message, exc.hint))
+            return 1
+        self._instance = instance
+        self._channel.send(Loaded(instance.loaded))
+        while True:
+            busy = instance.engine.busy
+            for message in self._channel.poll(0.0 if busy else None):
+                self._take(message)
+            instance.engine.step()
+            changed = self._outbox.flush()
+            self._tell_stats(changed or not busy)
+
+    def _take(self, message: ToWorker) -> None:
+        engine = self._instance.engine
+        match message:
+            case Generate():
+                try:
+                    self._instance.submit(message.id, prompt_parts(message.prompt), message)
+                except LmdError as exc:
+                    self._channel.send(failed(message.id, exc))
+            case Cancel():
+                engine.cancel(message.id)
+            case Tokenize():
+                try:
+                    tokens = engine.encode(prompt_parts(message.prompt), add_special=message.add_special)
+                    self._channel.send(Tokens(message.id, tokens))
+                except LmdError as exc:
+                    self._channel.send(failed(message.id, exc))
+            case Detokenize():
+                try:
+                    self._channel.send(Text(message.id, engine.decode(message.tokens)))
+                except LmdError as exc:
+                    self._channel.send(failed(message.id, exc))
+            case Load():
+                raise TypeError("a worker loads once in its life")
+
+    def _tell_stats(self, now_please: bool) -> None:
+        now = time.monotonic()
+        if not now_please and now < self._stats_due:
+            return
+        self._stats_due = now + STATS_SECONDS
+        engine = self._instance.engine
+        self._channel.send(
+            EngineStats(
+                running=engine.n_running,
+                queued=engine.n_queued,
+                kv_used=engine.slots.n_used,
+                decode_tps=engine.decode_rate.value,
+                prompt_tps=engine.prompt_rate.value,
+            )
+        )
+
+
+def bind_to_parent() -> None:
+    """Die with the daemon (prctl PR_SET_PDEATHSIG), leave Ctrl-C to it, and be the kernel's first choice when
+    memory runs out: the daemon can start another worker, nobody can start another daemon as quickly."""
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+def main() -> int:
+    bind_to_parent()
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    channel: Channel[ToWorker, FromWorker] = Channel(sock, ToWorker)
+    try:
+        return WorkerMain(channel).run()
+    except ChannelClosed:
+        return 0
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stderr.flush()
+    # Not sys.exit: freeing gigabytes page by page before the kernel does it at once only makes an unload slow.
+    os._exit(status)
