@@ -19,7 +19,7 @@ CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
 class LoadParams:
     """How to load a model. Two loads with equal files and equal params share one instance."""
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
 
     context_length: Annotated[int, Ge(16), Le(16_777_216)] | None = None
     """The most tokens that one sequence may hold. Unset: the trained length, at most DEFAULT_CONTEXT_LENGTH."""

@@ -1,6 +1,6 @@
 """The effective settings as ``lmd --print-config`` shows them."""
 
-from lmd.config.settings import LoadedSettings
+from lmd.config.layers import LoadedSettings
 
 
 def describe(loaded: LoadedSettings) -> str:

@@ -1,13 +1,7 @@
-"""The daemon's settings: flags over environment over ``lmd.toml`` over defaults.
-
-Each layer is checked by itself, so that a wrong value is told where it stands even when another layer hides it.
-pydantic-settings merges the layers and makes the `Settings`.
-"""
+"""The daemon's settings: every section, key, bound and default. `lmd.config.layers` reads them."""
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +10,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Pla
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lmd.config.units import Duration, Size
-from lmd.errors import Problem
 from lmd.generation import SamplingParams
 from lmd.loading import LoadParams
 
@@ -93,7 +86,7 @@ class Models(Section):
     memory_limit: Literal["auto"] | Size = "auto"
     """Bytes that all instances together may take; "auto": what is free."""
     eviction: Literal["fit", "last"] = "fit"
-    """What leaves for a new model: "fit": the least recently used, until it fits; "last": all that requests have loaded."""
+    """What leaves for a new model. "fit": the least recently used until it fits; "last": all that requests loaded."""
     standby: bool = True
     """Keep a worker ready that has llama.cpp in memory already."""
     load_timeout: Duration = 600.0
@@ -133,32 +126,3 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedSettings:
-    """``origins``: dotted key → "default", "flag", "env LMD_…" or "FILE:LINE", for every key.
-
-    ``file`` is the lmd.toml that was read, None where there is none. ``notices`` are worth a warning and no more.
-    """
-
-    settings: Settings
-    origins: Mapping[str, str]
-    file: Path | None
-    notices: tuple[Problem, ...] = ()
-
-
-def load_settings(
-    config_file: Path | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    *,
-    environ: Mapping[str, str] = os.environ,
-    uid: int | None = None,
-) -> LoadedSettings:
-    """Read the settings. Blocks on files.
-
-    ``config_file`` is ``--config`` and must exist; without it the default places are tried.
-    ``overrides``: flags, dotted key → value; a string is read as that key's type (``"server.port": "0"``).
-    Raises ConfigError with every problem of every layer.
-    """
-    raise NotImplementedError

@@ -32,7 +32,7 @@ def parse_size(text: str) -> int:
         raise ValueError("expected a size such as 512MiB, 16GB or a number of bytes")
     whole, _, part = match[1].partition(".")
     # In integers, so that 0.1 and sizes beyond 2**53 come out exact; a part of a byte is dropped.
-    size = int(whole + part) * factor // 10 ** len(part)
+    size: int = int(whole + part) * factor // 10 ** len(part)
     if size > MAX_SIZE:
         raise ValueError("this size is beyond 8 EiB")
     return size
