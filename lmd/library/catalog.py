@@ -64,7 +64,7 @@ class Catalog:
         raise NotImplementedError
 
     def at(self, path: Path) -> Model:
-        """The model in the file at ``path``, which may lie outside the model directories. ModelNotFound, ModelFileError.
+        """The model in the file at ``path``, also outside the model directories. ModelNotFound, ModelFileError.
 
         Blocks for one header read the first time and whenever the file changed; else for a stat.
         """
