@@ -128,10 +128,10 @@ class _Reader:
         patience = 64
         while count > 0:
             if count > patience:
-                from lmd.library.strings import Window, proven_strings  # numpy: 80 ms that a cached library saves
+                from lmd.library.strings import proven_strings  # numpy: 80 ms that a cached library saves
 
                 at = self.ensure(min(_WINDOW, self.size - self.pos))
-                proven, end = proven_strings(Window(self.data[at:], count))
+                proven, end = proven_strings(self.data[at:], count)
                 self.pos += end
                 count -= proven
                 if proven > patience:

@@ -8,8 +8,8 @@ beginning. A place that is no length, or a length that is not seen, breaks the c
 it: a wrong guess costs time and never truth.
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
+from collections import OrderedDict
+from threading import Lock
 
 import numpy as np
 
@@ -17,25 +17,41 @@ _SHIFT_AWAY = np.array([1 << 8, 1 << 16, 1 << 24, 0], dtype=np.uint32)
 """What multiplies a word's low 3, 2, 1, 0 bytes to its top, and the rest out of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """``data`` begins with at least ``limit`` strings, or with as many as it can hold.
+#: Windows seen of late, the newest last: their data (b"" after the first sight) and what was proved of them.
+_seen: OrderedDict[tuple[int, bytes], tuple[bytes, tuple[int, int]]] = OrderedDict()
+_MAX_SEEN = 128
+"""16 MiB of windows: the vocabularies of three families."""
+_lock = Lock()
 
-    Files of one family (quantizations, fine-tunes) have the same vocabulary byte for byte, so windows come back;
-    comparing two is ten times as fast as proving one. Hence a hash that looks at a few bytes only.
+
+def proven_strings(data: bytes, limit: int) -> tuple[int, int]:
+    """How many of the at most ``limit`` strings that ``data`` begins with are certain, and where the next one begins.
+
+    (0, 0) when nothing can be said. Files of one family (quantizations, fine-tunes) have the same vocabulary byte for
+    byte, so the same data comes back; comparing it is ten times as fast as proving it. What comes once is not kept.
     """
+    key = limit, data[-64:]
+    with _lock:
+        known, result = _seen.get(key, (None, (0, 0)))
+    if known == data:
+        return result
+    result = _prove(data, limit)
+    with _lock:
+        _seen[key] = b"" if known is None else data, result
+        _seen.move_to_end(key)
+        if len(_seen) > _MAX_SEEN:
+            _seen.popitem(last=False)
+    return result
 
-    data: bytes
-    limit: int
 
-    def __hash__(self) -> int:
-        return hash((self.limit, self.data[-64:]))
+def forget() -> None:
+    """Give back the memory of the windows seen."""
+    with _lock:
+        _seen.clear()
 
 
-@lru_cache(maxsize=128)  # 16 MiB of windows: the vocabularies of three families
-def proven_strings(window: Window) -> tuple[int, int]:
-    """How many of the strings are certain, and where the next one begins; (0, 0): nothing can be said."""
-    words = np.frombuffer(window.data, "<u4", count=len(window.data) // 4)
+def _prove(data: bytes, limit: int) -> tuple[int, int]:
+    words = np.frombuffer(data, "<u4", count=len(data) // 4)
     # Index n of these three is the word before, at, and after a place.
     place = np.flatnonzero(words[1:-1] == 0)
     if not len(place):
@@ -58,5 +74,5 @@ def proven_strings(window: Window) -> tuple[int, int]:
     if starts[0] != 0:
         return 0, 0
     count = len(holds) if holds.all() else int(holds.argmin())
-    count = min(count, window.limit)
+    count = min(count, limit)
     return count, int(starts[count])
