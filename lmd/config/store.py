@@ -1,43 +1,30 @@
-"""What the operator wrote, as it is now: one immutable `Snapshot`, swapped whole."""
+"""What the operator wrote, as it is now: one owner, one immutable `Snapshot`, swapped whole."""
 
+import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lmd.config.layers import LoadedSettings, flatten, load_settings, read_settings
+from lmd.config.places import default_places
 from lmd.config.preset import Preset
-from lmd.config.settings import Settings
-from lmd.errors import Problem
+from lmd.config.snapshot import (
+    Presets,
+    Snapshot,
+    alias_clashes,
+    changed_presets,
+    keep_until_restart,
+    read_presets,
+)
+from lmd.config.units import format_duration
+from lmd.config.watch import Watched, watch_files
+from lmd.errors import ConfigError, ModelNotFound, Problem
 
+__all__ = ["ConfigStore", "Reloaded", "Snapshot", "alias_clashes", "check"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """Settings and presets that belong together. What one request needs it takes from one snapshot."""
-
-    settings: Settings
-    presets: Mapping[str, Preset]
-    """By name, in the order of names; only those that are served."""
-    bases: Mapping[str, Preset] = field(default_factory=dict)
-    """Presets without a model: not served, but others extend them."""
-    problems: tuple[Problem, ...] = ()
-    """What is wrong on disk now. The last good version (if any) of each such file is what the rest of this holds."""
-    notices: tuple[Problem, ...] = ()
-    """Worth telling, but nothing is wrong: unknown variables, changes that wait for a restart."""
-    origins: Mapping[str, str] = field(default_factory=dict)
-    """Of the settings, as in `LoadedSettings`."""
-    file: Path | None = None
-    """The lmd.toml that was read."""
-    aliases: Mapping[str, str] = field(init=False)
-    """Alias → name of the preset that has it."""
-
-    def __post_init__(self) -> None:
-        aliases = {alias: preset.name for preset in self.presets.values() for alias in preset.aliases}
-        object.__setattr__(self, "aliases", aliases)
-
-    def preset(self, name: str) -> Preset | None:
-        """The served preset of that name or alias."""
-        return self.presets.get(name) or self.presets.get(self.aliases.get(name, ""))
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,32 +49,88 @@ class ConfigStore:
     ) -> None:
         """Read everything. Blocks on files. Raises ConfigError when the settings are wrong;
         wrong presets are left out and told in ``snapshot.problems``."""
-        raise NotImplementedError
+        self._config_file = config_file.absolute() if config_file else None
+        self._overrides = dict(overrides or {})
+        self._environ = dict(environ)
+        self._subscribers: list[Callable[[Reloaded], None]] = []
+        self._loaded = load_settings(self._config_file, self._overrides, environ=self._environ)
+        self._presets = _read_presets(self._loaded, None, self._environ)
+        self._snapshot = _snapshot(self._loaded, self._presets, ())
 
     @property
     def snapshot(self) -> Snapshot:
-        raise NotImplementedError
+        return self._snapshot
 
     def reload(self) -> Reloaded:
         """Read the files again and swap the snapshot. Blocks on files (milliseconds); wrong ones do not raise."""
-        raise NotImplementedError
+        loaded, presets, problems = self._read()
+        before, after = self._snapshot, _snapshot(loaded, presets, problems)
+        old, new = flatten(before.settings), flatten(after.settings)
+        reloaded = Reloaded(
+            changed=changed_presets(self._presets, presets),
+            settings=tuple(key for key in new if old[key] != new[key]),
+            problems=after.problems,
+            notices=after.notices,
+        )
+        self._loaded, self._presets, self._snapshot = loaded, presets, after
+        if (
+            reloaded.changed
+            or reloaded.settings
+            or (before.problems, before.notices) != (after.problems, after.notices)
+        ):
+            self._tell(reloaded)
+        return reloaded
 
     def check(self) -> tuple[Problem, ...]:
-        """What a reload would find wrong. Changes nothing."""
-        raise NotImplementedError
+        """What a reload would find wrong. Changes nothing. Blocks on files."""
+        loaded, presets, problems = self._read()
+        return _snapshot(loaded, presets, problems).problems
 
     def subscribe(self, callback: Callable[[Reloaded], None]) -> Callable[[], None]:
         """Call ``callback`` after each reload that changed anything, problems included. Returns the way to stop it."""
-        raise NotImplementedError
+        self._subscribers.append(callback)
+
+        def unsubscribe() -> None:
+            if callback in self._subscribers:
+                self._subscribers.remove(callback)
+
+        return unsubscribe
 
     async def watch(self) -> None:
-        """Reload whenever the files change, until cancelled."""
-        raise NotImplementedError
+        """Reload whenever the files change, until cancelled. A change is seen within a second of its last write."""
+        await watch_files(self._watched, self.reload)
 
     def effective(self, name: str) -> tuple[dict[str, object], dict[str, str]]:
         """Every setting of a preset (or alias) with ``extends`` and defaults applied, as JSON values, and where each
         came from by dotted key. Raises ModelNotFound."""
-        raise NotImplementedError
+        preset = self._snapshot.preset(name) or self._snapshot.bases.get(name)
+        if preset is None:
+            raise ModelNotFound(f"There is no preset '{name}'.", hint="`lmctl preset ls` lists them.", param="preset")
+        return effective(preset, self._snapshot)
+
+    def _read(self) -> tuple[LoadedSettings, Presets, tuple[Problem, ...]]:
+        """Settings and presets as they are to be now, and the problems of the settings."""
+        problems: tuple[Problem, ...] = ()
+        try:
+            read = load_settings(self._config_file, self._overrides, environ=self._environ)
+            loaded = keep_until_restart(self._loaded, read)
+        except ConfigError as exc:
+            loaded, problems = self._loaded, exc.problems
+        return loaded, _read_presets(loaded, self._presets, self._environ), problems
+
+    def _tell(self, reloaded: Reloaded) -> None:
+        for callback in tuple(self._subscribers):
+            try:
+                callback(reloaded)
+            except Exception:
+                # The snapshot is swapped already: the other subscribers must hear of it.
+                log.exception("A subscriber to configuration changes failed.")
+
+    def _watched(self) -> Watched:
+        places = default_places(self._environ, os.geteuid())
+        templates = {file.template_file for file in self._presets.files.values() if file.template_file}
+        candidates = (self._config_file,) if self._config_file else places.config_files
+        return Watched(folder=self._loaded.settings.paths.presets, files=frozenset({*candidates, *templates}))
 
 
 def check(
@@ -97,9 +140,56 @@ def check(
     environ: Mapping[str, str] = os.environ,
 ) -> tuple[Problem, ...]:
     """All that is wrong with the settings and presets on disk, for ``lmd --check``. Blocks on files; never raises."""
-    raise NotImplementedError
+    loaded, problems = read_settings(config_file, overrides or {}, environ=environ, uid=None)
+    return (*problems, *_read_presets(loaded, None, environ).problems)
 
 
-def alias_clashes(snapshot: Snapshot, model_keys: Iterable[str]) -> tuple[Problem, ...]:
-    """Aliases and names of presets that are also model keys (case ignored). The preset wins a request for the name."""
-    raise NotImplementedError
+def _read_presets(loaded: LoadedSettings, known: Presets | None, environ: Mapping[str, str]) -> Presets:
+    return read_presets(
+        loaded.settings.paths.presets,
+        is_required=loaded.origins["paths.presets"] != "default",
+        known=known,
+        environ=environ,
+    )
+
+
+def _snapshot(loaded: LoadedSettings, presets: Presets, problems: tuple[Problem, ...]) -> Snapshot:
+    return Snapshot(
+        settings=loaded.settings,
+        presets=presets.served,
+        bases=presets.bases,
+        problems=(*problems, *presets.problems),
+        notices=loaded.notices,
+        origins=loaded.origins,
+        file=loaded.file,
+    )
+
+
+def effective(preset: Preset, snapshot: Snapshot) -> tuple[dict[str, object], dict[str, str]]:
+    """`ConfigStore.effective` over values. What nobody says is None, with the origin "default"."""
+    settings = snapshot.settings
+    load = asdict(preset.load.over(settings.defaults.load))
+    sampling = asdict(preset.sampling.over(settings.defaults.sampling))
+    chat = asdict(preset.chat)
+    del chat["template"]
+    ttl = settings.models.ttl if preset.ttl is None else preset.ttl
+    values: dict[str, Any] = {
+        "model": preset.model,
+        "description": preset.description,
+        "aliases": list(preset.aliases),
+        "ttl": format_duration(ttl),
+        "pinned": preset.pinned,
+        "preload": preset.preload,
+        "load": load,
+        "sampling": sampling | {"stop": list(sampling["stop"]) if sampling["stop"] is not None else None},
+        "chat": chat | {"template_file": str(chat["template_file"]) if chat["template_file"] else None},
+    }
+    inherited = {f"{part}.{key}": f"defaults.{part}.{key}" for part in ("load", "sampling") for key in values[part]}
+    inherited["ttl"] = "models.ttl"
+    origins: dict[str, str] = {}
+    for key, value in values.items():
+        inner = [f"{key}.{name}" for name in value] if isinstance(value, dict) else [key]
+        for place in inner:
+            origins[place] = preset.origins.get(place) or snapshot.origins.get(inherited.get(place, ""), "default")
+    arguments = {place: origin for place, origin in preset.origins.items() if place.startswith("chat.template_args.")}
+    return values, origins | arguments
