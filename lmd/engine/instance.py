@@ -80,6 +80,7 @@ class EngineInstance:
             rope_freq_base=params.rope_freq_base or 0.0,
             rope_freq_scale=params.rope_freq_scale or 0.0,
         )
+        self._model, self._context = model, context
         self.engine = Engine(model, context, sink, context_length=context_length, parallel=parallel, n_batch=n_batch)
         vocab = model.vocab
         on_gpu = any(device.kind in ("gpu", "igpu") for device in backend.facts().devices)
@@ -125,3 +126,9 @@ class EngineInstance:
                 preserved=self.engine.vocab.control_tokens(message.preserved),
             )
         )
+
+    def close(self) -> None:
+        """Free everything. A worker process simply ends; tests load several models in one."""
+        self.engine.close()
+        self._context.close()
+        self._model.close()

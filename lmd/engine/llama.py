@@ -51,8 +51,9 @@ CACHE_BYTES: Final = {
 
 # ── log ───────────────────────────────────────────────────────────────────────────────────────
 
-#: ggml_log_level → syslog priority; 5 continues the previous line.
-_PRIORITY: Final = {0: 6, 1: 7, 2: 7, 3: 4, 4: 3}
+#: ggml_log_level → syslog priority; 5 continues the previous line. llama.cpp's INFO is a page for each model, so it is
+#: DEBUG to the daemon; its DEBUG names every tensor of every graph and is left out (8).
+_PRIORITY: Final = {0: 6, 1: 8, 2: 7, 3: 4, 4: 3}
 
 
 class NativeLog:
@@ -93,8 +94,8 @@ class NativeLog:
                 self.flash_attention = "enabled" in line
             if self._priority <= 3:
                 self.errors = [*self.errors[-7:], line.strip()]
-            # INFO lines (a whole page for each model) are debug lines to the daemon.
-            sys.stderr.write(f"<{self._priority}>{line}\n")
+            if self._priority < 8:
+                sys.stderr.write(f"<{self._priority}>{line}\n")
         if lines:
             sys.stderr.flush()
 

@@ -1,0 +1,247 @@
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lmd.engine.llama import Backend
+from lmd.errors import ContextLengthExceeded, InvalidRequest, LoadFailed
+from lmd.generation import FinishReason
+from tests.lmd.engine.driver import Driver, chat
+
+Make = Callable[..., Driver]
+COUNT_20 = ", ".join(map(str, range(1, 21))) + "."
+QUESTIONS = [
+    "Count to 20.",
+    "Hello",
+    "Tell me a story about Emma in Rome.",
+    "Repeat after me: red blue green",
+    "What is 3 + 4?",
+    "Count to 30.",
+    "Who are you?",
+    "Give JSON for Paul, age 33, from Lima.",
+]
+
+
+def test_it_says_what_the_model_says(driver: Driver) -> None:
+    answer = driver.ask(chat("Count to 20."))
+    assert answer.text == COUNT_20
+    assert answer.reason is FinishReason.EOG
+    assert answer.usage.prompt_tokens == 12
+    assert answer.usage.completion_tokens == 41
+    assert answer.progress[-1] == (12, 12)
+
+
+def test_many_more_requests_than_sequences_each_get_their_own_answer(driver: Driver) -> None:
+    ids = {driver.submit(chat(f"Count to {n}.")): n for n in range(2, 34)}
+    assert driver.engine.n_queued == 32
+    driver.run()
+    for id, n in ids.items():
+        assert driver.sink.of(id).text == ", ".join(map(str, range(1, n + 1))) + "."
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_greedy_text_does_not_depend_on_the_batch_nor_on_what_is_reused(driver: Driver, seed: int) -> None:
+    rng = random.Random(seed)
+    expected = {q: driver.ask(chat(q), raw={"cache_prompt": False}).text for q in QUESTIONS}
+    pending: dict[int, str] = {}
+    for _ in range(rng.randrange(1, 12)):
+        question = rng.choice(QUESTIONS)
+        pending[driver.submit(chat(question), raw={"cache_prompt": rng.random() < 0.8})] = question
+        for _ in range(rng.randrange(0, 30)):
+            driver.engine.step()
+    driver.run()
+    for id, question in pending.items():
+        assert driver.sink.of(id).text == expected[question]
+
+
+def test_the_same_seed_gives_the_same_text_and_another_seed_another(driver: Driver) -> None:
+    def sample(seed: int) -> str:
+        return driver.ask(chat("Tell me a story about Emma in Rome."), temperature=1.5, seed=seed).text
+
+    texts = {seed: sample(seed) for seed in range(4)}
+    assert all(sample(seed) == text for seed, text in texts.items())
+    assert len(set(texts.values())) > 1
+
+
+@pytest.mark.parametrize("sampling", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}])
+def test_each_truncation_at_its_narrowest_is_greedy(driver: Driver, sampling: dict[str, Any]) -> None:
+    assert driver.ask(chat("Count to 20."), temperature=1.0, seed=1, **sampling).text == COUNT_20
+
+
+def test_penalties_and_bias_change_what_is_said(driver: Driver) -> None:
+    assert driver.ask(chat("Count to 20."), repeat_penalty=5.0).text != COUNT_20
+    assert driver.ask(chat("Count to 20."), frequency_penalty=2.0).text != COUNT_20
+    story: dict[str, Any] = {"temperature": 1.5, "seed": 3}
+    plain = driver.ask(chat("Tell me a story about Emma in Rome."), **story).text
+    assert driver.ask(chat("Tell me a story about Emma in Rome."), presence_penalty=2.0, **story).text != plain
+    (one,) = driver.engine.vocab.tokenize("1", special=False)
+    assert "1" not in driver.ask(chat("Count to 5."), raw={"logit_bias": {one: -100.0}}).text
+
+
+def test_a_stop_string_over_several_tokens_ends_the_text_before_it(driver: Driver) -> None:
+    answer = driver.ask(chat("Count to 20."), stop=("8, 9", "never"))
+    assert answer.text == "1, 2, 3, 4, 5, 6, 7, "
+    assert answer.reason is FinishReason.STOP
+    assert answer.stop == "8, 9"
+
+
+def test_max_tokens_and_the_end_of_the_context_are_told_apart(make: Make) -> None:
+    driver = make(context_length=32, parallel=2, kv_cells=64)
+    short = driver.ask(chat("Count to 20."), max_tokens=5)
+    assert (short.reason, short.usage.completion_tokens) == (FinishReason.LENGTH, 5)
+    full = driver.ask(chat("Count to 20."), max_tokens=-1)
+    assert full.reason is FinishReason.CONTEXT
+    assert full.usage.prompt_tokens + full.usage.completion_tokens == 32
+    assert COUNT_20.startswith(full.text)
+
+
+def test_no_tokens_are_a_finished_answer(driver: Driver) -> None:
+    assert driver.ask(chat("Hello"), max_tokens=0).reason is FinishReason.LENGTH
+
+
+def test_a_prompt_that_fills_the_context_is_refused_with_both_figures(make: Make) -> None:
+    driver = make(context_length=32, parallel=1)
+    with pytest.raises(ContextLengthExceeded, match="maximum context length is 32 tokens.*has 33 tokens"):
+        driver.submit([5] * 33)
+    assert not driver.engine.busy
+
+
+def test_prompts_that_cannot_be_served_are_refused(driver: Driver) -> None:
+    with pytest.raises(InvalidRequest, match="empty"):
+        driver.submit("")
+    with pytest.raises(InvalidRequest, match="vocabulary"):
+        driver.submit([1, 999_999])
+    with pytest.raises(InvalidRequest, match="vocabulary"):
+        driver.submit(chat("Hello"), raw={"logit_bias": {-1: 1.0}})
+    assert driver.ask(chat("Hello")).text == "Hello! How can I help you?"
+
+
+def test_ignore_eos_goes_on_to_max_tokens(driver: Driver) -> None:
+    answer = driver.ask(chat("Hello"), max_tokens=40, raw={"ignore_eos": True})
+    assert answer.usage.completion_tokens == 40
+    assert answer.reason is FinishReason.LENGTH
+
+
+def test_a_cancelled_sequence_ends_at_once_and_the_others_go_on(driver: Driver) -> None:
+    doomed, kept = driver.submit(chat("Count to 40.")), driver.submit(chat("Count to 20."))
+    queued = [driver.submit(chat("Hello")) for _ in range(4)]
+    for _ in range(10):
+        driver.engine.step()
+    driver.engine.cancel(doomed)
+    driver.engine.cancel(queued[-1])
+    driver.engine.cancel(12345)
+    assert driver.sink.of(doomed).reason is FinishReason.CANCELLED
+    assert driver.sink.of(queued[-1]).reason is FinishReason.CANCELLED
+    driver.run()
+    assert driver.sink.of(kept).text == COUNT_20
+    assert ", ".join(map(str, range(1, 41))).startswith(driver.sink.of(doomed).text)
+
+
+def test_a_cancelled_prompt_gives_its_slot_back_within_a_step(make: Make) -> None:
+    driver = make(context_length=4096, parallel=1, batch=64)
+    long = driver.submit([7] * 4000)
+    driver.engine.step()
+    waiting = driver.submit(chat("Hello"))
+    driver.engine.cancel(long)
+    driver.engine.step()
+    assert driver.sink.of(waiting).progress
+    driver.run()
+    assert driver.sink.of(waiting).text == "Hello! How can I help you?"
+
+
+def test_a_stream_gets_a_token_in_every_step_of_a_long_prompt(make: Make) -> None:
+    driver = make(context_length=4096, parallel=2, batch=64)
+    stream = driver.submit(chat("Count to 40."))
+    driver.engine.step()
+    long = driver.submit([7] * 2000, max_tokens=1)
+    for _ in range(20):
+        before = len(driver.sink.of(stream).pieces)
+        driver.engine.step()
+        assert len(driver.sink.of(stream).pieces) == before + 1
+    assert not driver.sink.of(long).pieces
+    driver.run()
+
+
+def test_the_next_turn_computes_only_what_is_new(driver: Driver) -> None:
+    first = chat("My name is Grace.")
+    answer = driver.ask(first)
+    turn = f"{first}{answer.text}<|im_end|>\n" + chat("What is my name?")
+    again = driver.ask(turn)
+    assert again.text == "Your name is Grace."
+    assert again.usage.cached_tokens >= answer.usage.prompt_tokens
+    assert driver.ask(turn, raw={"cache_prompt": False}).usage.cached_tokens == 0
+
+
+def test_requests_that_come_together_compute_a_shared_prefix_once(make: Make) -> None:
+    driver = make(context_length=2048, parallel=4, batch=64)
+    system = "You are a helpful assistant. " * 60
+    ids = [driver.submit(chat(f"Count to {n}.", system)) for n in range(5, 13)]
+    driver.run()
+    answers = [driver.sink.of(id) for id in ids]
+    total = sum(answer.usage.prompt_tokens for answer in answers)
+    computed = total - sum(answer.usage.cached_tokens for answer in answers)
+    assert computed < total / 4
+    alone = [driver.ask(chat(f"Count to {n}.", system), raw={"cache_prompt": False}) for n in range(5, 13)]
+    assert [answer.text for answer in answers] == [answer.text for answer in alone]
+
+
+def test_sequences_wait_for_cells_instead_of_failing(make: Make) -> None:
+    driver = make(context_length=128, parallel=4, kv_cells=256)
+    ids = {driver.submit(chat(f"Count to {n}.")): n for n in range(25, 37)}
+    driver.run()
+    for id, n in ids.items():
+        assert driver.sink.of(id).text == ", ".join(map(str, range(1, n + 1))) + "."
+
+
+def test_a_follower_is_served_when_the_sequence_that_it_waits_for_is_cancelled(make: Make) -> None:
+    driver = make(context_length=2048, parallel=2, batch=32)
+    system = "Be brief. " * 80
+    leader = driver.submit(chat("Count to 7.", system))
+    driver.engine.step()
+    follower = driver.submit(chat("Count to 9.", system))
+    driver.engine.step()
+    assert driver.engine.n_queued == 1
+    driver.engine.cancel(leader)
+    driver.run()
+    expected = driver.ask(chat("Count to 9.", system), raw={"cache_prompt": False}).text
+    assert driver.sink.of(follower).text == expected
+
+
+def test_logprobs_are_those_of_the_whole_vocabulary(driver: Driver) -> None:
+    answer = driver.ask(chat("Hello"), raw={"logprobs": 3})
+    assert b"".join(p.data for p in answer.logprobs[:-1]).decode() == answer.text
+    for entry in answer.logprobs:
+        assert entry.logprob <= 0
+        assert [t[0] for t in entry.top][0] == entry.token
+        assert entry.top[0][2] == pytest.approx(entry.logprob)
+        assert sum(math.exp(p) for _, _, p in entry.top) <= 1.0001
+    full = driver.ask(chat("Hello"), max_tokens=1, raw={"logprobs": 5000}).logprobs[0]
+    assert sum(math.exp(p) for _, _, p in full.top) == pytest.approx(1.0)
+
+
+def test_control_tokens_give_text_only_where_they_are_preserved(driver: Driver) -> None:
+    end = driver.engine.vocab.control_tokens(["<|im_end|>"])
+    raw = {"logit_bias": dict.fromkeys(end, 100.0), "ignore_eos": False}
+    assert driver.ask(chat("Hello"), raw=raw).text == ""
+    (start,) = driver.engine.vocab.control_tokens(["<|im_start|>"])
+    raw = {"logit_bias": {start: 100.0}}
+    assert driver.ask(chat("Hello"), max_tokens=2, raw=raw).text == ""
+    raw = {"logit_bias": {start: 100.0}, "preserved": ["<|im_start|>"]}
+    assert driver.ask(chat("Hello"), max_tokens=2, raw=raw).text == "<|im_start|>" * 2
+
+
+def test_a_file_that_is_no_model_fails_with_the_reason(backend: Backend, tmp_path: Any) -> None:
+    from lmd.engine.llama import Model
+    from lmd.loading import LoadParams
+
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"GGUF" + b"\0" * 100)
+    with pytest.raises(LoadFailed, match=r"cannot load bad\.gguf"):
+        Model(backend, str(bad), LoadParams())
+    with pytest.raises(LoadFailed, match="no file"):
+        Model(backend, str(tmp_path / "none.gguf"), LoadParams())

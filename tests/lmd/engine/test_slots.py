@@ -1,0 +1,173 @@
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from lmd.engine.slots import Slot, Slots, common_prefix
+
+N_CELLS = 60
+N_SLOTS = 4
+
+
+class FakeMemory:
+    """llama.cpp's unified cache as its header describes it: which sequences hold which token at which position.
+
+    A cell is (content of the prefix up to there, who computed it): sharing adds holders to the same cell.
+    """
+
+    def __init__(self, n_cells: int, *, partial: bool = True) -> None:
+        self.n_cells = n_cells
+        self.partial = partial
+        self.sequences: dict[int, list[object]] = {}
+
+    def compute(self, seq_id: int, n: int) -> None:
+        self.sequences.setdefault(seq_id, []).extend(object() for _ in range(n))
+        assert self.used <= self.n_cells
+
+    @property
+    def used(self) -> int:
+        return len({cell for cells in self.sequences.values() for cell in cells})
+
+    def cut(self, seq_id: int, start: int) -> bool:
+        cells = self.sequences.get(seq_id, [])
+        if start > 0 and start < len(cells) and not self.partial:
+            return False
+        del cells[max(start, 0) :]
+        return True
+
+    def share(self, source: int, target: int, n: int) -> None:
+        cells = self.sequences.get(source, [])
+        assert not self.sequences.get(target), "a target must be empty"
+        self.sequences[target] = list(cells if n < 0 else cells[:n])
+
+
+@given(st.lists(st.integers(0, 2), max_size=30), st.lists(st.integers(0, 2), max_size=30))
+def test_common_prefix_equals_the_one_counted_by_hand(a: list[int], b: list[int]) -> None:
+    n = 0
+    while n < min(len(a), len(b)) and a[n] == b[n]:
+        n += 1
+    assert common_prefix(a, b) == n
+
+
+class SlotsMachine(RuleBasedStateMachine):
+    """Random claims, steps, releases and evictions: our count of cells always equals llama.cpp's."""
+
+    partial = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = FakeMemory(N_CELLS, partial=self.partial)
+        self.slots = Slots(self.memory, N_SLOTS, partial=self.partial)
+        self.running: list[tuple[Slot, list[int]]] = []
+
+    @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=20), reuse=st.booleans())
+    def claim(self, tokens: list[int], reuse: bool) -> None:
+        claimed = self.slots.claim(tokens, reuse=reuse)
+        assert (claimed is None) == (len(self.running) == N_SLOTS)
+        if claimed is None:
+            return
+        slot, n = claimed
+        assert n == len(slot) < len(tokens)
+        assert slot.tokens == tokens[:n]
+        assert reuse or n == 0
+        assert all(slot is not other for other, _ in self.running)
+        self.running.append((slot, tokens))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), n=st.integers(1, 6))
+    def compute(self, data: st.DataObject, n: int) -> None:
+        slot, tokens = data.draw(st.sampled_from(self.running))
+        new = (tokens[len(slot) :] or [1])[:n]
+        if not self.slots.evict(len(new)):
+            assert self.slots.n_available < len(new) + 0 or self.slots.n_free < len(new)
+            return
+        self.memory.compute(slot.seq_id, len(new))
+        self.slots.append(slot, new)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        pair = data.draw(st.sampled_from(self.running))
+        self.running.remove(pair)
+        self.slots.release(pair[0])
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), n=st.integers(0, 10))
+    def truncate(self, data: st.DataObject, n: int) -> None:
+        slot, _ = data.draw(st.sampled_from(self.running))
+        before = list(slot.tokens)
+        kept = self.slots.truncate(slot, n)
+        assert slot.tokens == (before[:n] if kept else [])
+
+    @invariant()
+    def counts_agree(self) -> None:
+        assert self.slots.n_used == self.memory.used
+        assert self.slots.n_free == N_CELLS - self.memory.used
+        held = {cell for slot, _ in self.running for cell in self.memory.sequences.get(slot.seq_id, [])}
+        assert self.slots.n_available == N_CELLS - len(held)
+
+    @invariant()
+    def busy_slots_keep_what_they_hold(self) -> None:
+        for slot, _ in self.running:
+            assert len(self.memory.sequences.get(slot.seq_id, [])) == len(slot)
+
+
+class WholeSlotsMachine(SlotsMachine):
+    """The same for memory that cannot be cut (recurrent and hybrid models)."""
+
+    partial = False
+
+
+TestSlots = SlotsMachine.TestCase
+TestSlots.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestWholeSlots = WholeSlotsMachine.TestCase
+TestWholeSlots.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+
+
+def computed(slots: Slots, memory: FakeMemory, tokens: list[int]) -> Slot:
+    claimed = slots.claim(tokens)
+    assert claimed is not None
+    slot, n = claimed
+    memory.compute(slot.seq_id, len(tokens) - n)
+    slots.append(slot, tokens[n:])
+    return slot
+
+
+def test_the_next_turn_continues_in_its_own_slot() -> None:
+    memory = FakeMemory(N_CELLS)
+    slots = Slots(memory, N_SLOTS, partial=True)
+    first = computed(slots, memory, list(range(10)))
+    slots.release(first)
+    again = slots.claim([*range(10), 77, 78])
+    assert again == (first, 10)
+
+
+def test_a_prefix_is_shared_with_a_sequence_that_still_runs() -> None:
+    memory = FakeMemory(N_CELLS)
+    slots = Slots(memory, N_SLOTS, partial=True)
+    first = computed(slots, memory, list(range(20)))
+    claimed = slots.claim([*range(15), 99])
+    assert claimed is not None
+    assert claimed[0] is not first
+    assert claimed[1] == 15
+    assert memory.used == 20
+
+
+def test_a_long_retained_conversation_is_not_cut_for_a_short_common_beginning() -> None:
+    memory = FakeMemory(N_CELLS)
+    slots = Slots(memory, N_SLOTS, partial=True)
+    first = computed(slots, memory, list(range(30)))
+    slots.release(first)
+    claimed = slots.claim([*range(5), 99])
+    assert claimed is not None
+    assert claimed[0] is not first
+    assert claimed[1] == 5
+    assert len(first) == 30
+
+
+def test_the_whole_prompt_in_cache_still_leaves_one_token_to_compute() -> None:
+    memory = FakeMemory(N_CELLS)
+    slots = Slots(memory, N_SLOTS, partial=True)
+    slots.release(computed(slots, memory, list(range(8))))
+    claimed = slots.claim(list(range(8)))
+    assert claimed is not None
+    assert claimed[1] == 7
