@@ -227,17 +227,34 @@ def preset_check(ctx: typer.Context, *, as_json: JsonFlag = False, socket: Socke
 
 def main() -> None:
     """The console script. Ends the process."""
+    code = _run()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_output()
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         app(prog_name="lmctl")
     except CommandError as error:
         from lmctl.output import print_error
 
         print_error(error, as_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader (head, less) has enough. Python's own flush at exit would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return error.exit_code
+    except SystemExit as end:
+        # The reader (head, less) has enough, which is no failure of ours; typer makes it one.
+        if isinstance(end.__context__, BrokenPipeError):
+            _forget_output()
+            return 0
+        return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
+def _forget_output() -> None:
+    """Let what is still buffered go nowhere: Python would try again at exit, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
 
 
 if __name__ == "__main__":

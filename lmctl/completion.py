@@ -43,7 +43,7 @@ class Usage(Struct):
 Piece = Waiting | Thought | Said | Ended | Usage
 
 
-class _Delta(Struct):
+class _Delta(Struct, frozen=True):
     content: str | None = None
     reasoning_content: str | None = None
 
