@@ -64,10 +64,8 @@ def setup(level: str = "info", format: Format = "auto", stream: TextIO | None = 
 
 def _handler(format: Format, stream: TextIO) -> logging.Handler:
     if format == "auto":
-        if stderr_is_journal(stream):
-            format = "journal"
-        else:
-            format = "console" if stream.isatty() else "plain"
+        on_terminal: Format = "console" if stream.isatty() else "plain"
+        format = "journal" if stderr_is_journal(stream) else on_terminal
     if format == "journal":
         try:
             return JournalHandler(JOURNAL_SOCKET)
@@ -116,10 +114,11 @@ def _priority(level: int) -> int:
     return 7
 
 
+_COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
+
+
 class ConsoleFormatter(logging.Formatter):
     """``12:00:00 INFO  pool  message  REQUEST_ID=…``, the level in colour where asked."""
-
-    COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 
     def __init__(self, *, colour: bool) -> None:
         super().__init__()
@@ -130,7 +129,7 @@ class ConsoleFormatter(logging.Formatter):
         level = f"{record.levelname:<7}"
         tail = "".join(f" {name.lower()}={_plain(value)}" for name, value in _fields_of(record).items())
         if self._colour:
-            level = f"\x1b[{self.COLOURS.get(record.levelname, '0')}m{level}\x1b[0m"
+            level = f"\x1b[{_COLOURS.get(record.levelname, '0')}m{level}\x1b[0m"
             clock = f"\x1b[2m{clock}\x1b[0m"
             tail = tail and f"\x1b[2m{tail}\x1b[0m"
         text = f"{clock} {level} {record.name.removeprefix('lmd.')}: {record.getMessage()}{tail}"

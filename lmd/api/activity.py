@@ -81,7 +81,9 @@ class Activity:
     def refuse_if_draining(self) -> None:
         if self._draining:
             raise Draining(
-                "lmd is stopping and takes no new requests.", hint="Try again once it has been started anew.", retry_after=5
+                "lmd is stopping and takes no new requests.",
+                hint="Try again once it has been started anew.",
+                retry_after=5,
             )
 
     @contextmanager

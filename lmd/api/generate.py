@@ -2,6 +2,212 @@
 
     resolve name → Target → lease an instance → render the prompt → n sequences → parse → events
 
-`Generation` does the first step when it is made, so that an unknown model is known before anything is waited
-for; `Generation.events` does the rest. Nothing here knows HTTP.
+Making a `Generation` does the first step, so that an unknown model is known before anything is waited for;
+`Generation.events` does the rest. Nothing here knows HTTP.
 """
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lmd.api.activity import RequestRecord, current_record
+from lmd.api.prompt import Prepared, prepare
+from lmd.api.served import Served, find_served
+from lmd.api.services import Services
+from lmd.generation import (
+    Finished,
+    FinishReason,
+    GenerationEvent,
+    GenerationRequest,
+    LoadDone,
+    LoadProgress,
+    PromptProgress,
+    Usage,
+    total_usage,
+)
+from lmd.worker.messages import Output, Prefilled
+
+if TYPE_CHECKING:
+    from lmd.pool.pool import Lease
+
+Events = AsyncGenerator[GenerationEvent, None]
+
+
+class Generation:
+    """One request on its way. Raises what resolving its model raises: ModelNotFound, AmbiguousModel, Draining, …"""
+
+    def __init__(self, services: Services, request: GenerationRequest, first_choice: int = 0) -> None:
+        """``first_choice``: the number of this request's first choice, where an answer joins several requests."""
+        services.activity.refuse_if_draining()
+        self.request = request
+        self._first_choice = first_choice
+        self.served: Served = find_served(services, request)
+        self._services = services
+        self._record = current_record()
+        if self._record is not None:
+            self._record.model = self.model
+            self._record.preset = request.preset or self.served.preset
+
+    @property
+    def model(self) -> str:
+        """The name asked for, made canonical: a preset's name, a model key, or an instance's identifier."""
+        return self.served.name
+
+    @property
+    def _numbers(self) -> range:
+        return range(self._first_choice, self._first_choice + self.request.n)
+
+    async def events(self) -> Events:
+        """Everything that happens, once. Closing this (or cancelling) ends the sequences and gives the lease back.
+
+        Raises the request's LmdError at the point where it happens.
+        """
+        with self._services.activity.request():
+            leasing = _Leasing(self._services, self.served)
+            try:
+                async for fraction in leasing.progress():
+                    yield LoadProgress(fraction, self.served.wanted.id)
+                lease = leasing.lease
+                if self._record is not None:
+                    self._record.instance = lease.instance_id
+                yield LoadDone(lease.instance_id, lease.waited)
+                prepared = await prepare(self.served, self.request, lease)
+                async with aclosing(self._choices(lease, prepared)) as events:
+                    async for event in events:
+                        yield event
+            finally:
+                await leasing.release()
+
+    async def _choices(self, lease: Lease, prepared: Prepared) -> Events:
+        """All choices' events as they come. The record learns the time of the first piece, and the usage."""
+        record, ended, first = self._record, [], True
+        streams = [_sequence(lease, prepared, choice) for choice in self._numbers]
+        async with aclosing(streams[0] if len(streams) == 1 else merged(streams)) as events:
+            async for event in events:
+                if first and not isinstance(event, PromptProgress):
+                    first = False
+                    note_first_piece(record)
+                if type(event) is Finished:
+                    ended.append(event.usage)
+                yield event
+        if record is not None:
+            note_usage(record, total_usage(ended))
+
+
+def note_first_piece(record: RequestRecord | None) -> None:
+    if record is not None and record.first_token is None:
+        record.first_token = time.monotonic()
+
+
+def note_usage(record: RequestRecord, usage: Usage) -> None:
+    """Add a prompt's usage: one body may hold several prompts."""
+    before = record.usage
+    record.usage = (
+        usage
+        if before is None
+        else replace(
+            total_usage([before, usage]),
+            prompt_tokens=before.prompt_tokens + usage.prompt_tokens,
+            cached_tokens=before.cached_tokens + usage.cached_tokens,
+        )
+    )
+
+
+class _Leasing:
+    """Takes a lease in a task of its own, so that the load's progress can be told meanwhile."""
+
+    def __init__(self, services: Services, served: Served) -> None:
+        self._changed = asyncio.Event()
+        self._fraction: float | None = None
+        self._context = services.pool.lease(served.wanted, self._on_progress)
+        self._entering = asyncio.ensure_future(self._context.__aenter__())
+        self._entering.add_done_callback(lambda _: self._changed.set())
+
+    def _on_progress(self, fraction: float) -> None:
+        self._fraction = fraction
+        self._changed.set()
+
+    async def progress(self) -> AsyncIterator[float]:
+        """The load's fractions until the lease is held. Raises what prevents it."""
+        while not self._entering.done():
+            await self._changed.wait()
+            self._changed.clear()
+            if self._fraction is not None and not self._entering.done():
+                fraction, self._fraction = self._fraction, None
+                yield fraction
+        self._entering.result()
+
+    @property
+    def lease(self) -> Lease:
+        return self._entering.result()
+
+    async def release(self) -> None:
+        """Give the lease back, or stop waiting for it. What prevented it was told by `progress`."""
+        self._entering.cancel()
+        await asyncio.wait([self._entering])
+        if not self._entering.cancelled() and self._entering.exception() is None:
+            await self._context.__aexit__(None, None, None)
+
+
+async def _sequence(lease: Lease, prepared: Prepared, choice: int) -> Events:
+    """One choice: a sequence in the worker, its text taken apart by the model's format."""
+    for echoed in prepared.echo:
+        yield replace(echoed, choice=choice)
+    parser = prepared.parser(choice)
+    async with aclosing(lease.generate(prepared.generate(choice))) as items:
+        async for item in items:
+            if isinstance(item, Output):
+                for event in parser.feed(item.text, item.n_tokens, item.logprobs):
+                    yield event
+            elif isinstance(item, Prefilled):
+                yield PromptProgress(item.done, item.total, choice)
+            else:
+                for event in parser.feed(item.text, 0, None):
+                    yield event
+                for event in parser.flush():
+                    yield event
+                reason = item.reason
+                if parser.calls and reason in {FinishReason.EOG, FinishReason.STOP}:
+                    reason = FinishReason.TOOL_CALLS
+                stop = item.stop if item.stop not in prepared.own_stops else None
+                if item.stop is not None and stop is None and reason is FinishReason.STOP:
+                    reason = FinishReason.EOG  # the format's own end of a turn, not the client's stop string
+                usage = replace(item.usage, reasoning_tokens=parser.reasoning_tokens)
+                yield Finished(reason, usage, choice, stop)
+
+
+async def merged(streams: Sequence[Events]) -> Events:
+    """The events of several streams as they come. The first failure ends all; closing this closes all."""
+    queue: asyncio.Queue[GenerationEvent | BaseException | None] = asyncio.Queue(maxsize=2 * len(streams))
+
+    async def pump(stream: Events) -> None:
+        try:
+            async with aclosing(stream):
+                async for event in stream:
+                    await queue.put(event)
+            await queue.put(None)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # carried over to the consumer's task
+            await queue.put(error)
+
+    pumps = [asyncio.create_task(pump(stream)) for stream in streams]
+    try:
+        running = len(pumps)
+        while running:
+            item = await queue.get()
+            if item is None:
+                running -= 1
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                yield item
+    finally:
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)

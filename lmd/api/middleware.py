@@ -5,7 +5,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from lmd import log
 from lmd.api.activity import RequestRecord, recording
-from lmd.api.status import HttpError, error_code, error_headers, http_status, of_http_exception
+from lmd.api.status import HttpError, error_code, error_headers, http_status, internal_error, of_http_exception
 from lmd.errors import Forbidden, LmdError
 
 logger = logging.getLogger(__name__)
@@ -116,9 +116,7 @@ def errors_in_shape(shape_of: Callable[[str], ErrorShape]) -> Middleware:
             raise  # the client left
         except Exception:
             logger.exception("%s %s failed", request.method, request.path)
-            error = LmdError(
-                "Something went wrong inside lmd.", hint=f"Its log says more, under request id {log.request_id()}."
-            )
+            error = internal_error()
         record = request.get(RECORD)
         if record is not None:
             record.error = error_code(error)
@@ -151,7 +149,7 @@ def host_allowed(host: str, bound: Collection[str], allowed: Collection[str]) ->
         address = ipaddress.ip_address(name)
     except ValueError:
         return False
-    return address.is_loopback or any(wildcard in bound for wildcard in ("0.0.0.0", "::"))  # noqa: S104
+    return address.is_loopback or any(wildcard in bound for wildcard in ("0.0.0.0", "::"))
 
 
 def host_check(allowed_hosts: Callable[[], Collection[str]], bound: Callable[[], Collection[str]]) -> Middleware:
@@ -218,6 +216,3 @@ async def json_body(request: web.Request) -> bytes:
             hint="Send JSON with 'Content-Type: application/json'.",
         )
     return await request.read()
-
-
-WriteAnswer = Callable[[web.Request], Awaitable[web.StreamResponse]]

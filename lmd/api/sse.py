@@ -9,6 +9,8 @@ from types import TracebackType
 
 from aiohttp import web
 
+from lmd.api.activity import current_record
+from lmd.api.status import error_code, http_status, internal_error
 from lmd.errors import LmdError
 
 logger = logging.getLogger(__name__)
@@ -85,6 +87,15 @@ class EventStream:
             return  # aiohttp cancels the serving task
 
 
-def log_late_error(error: LmdError) -> None:
-    """An error that the client was told inside a stream whose status was already 200."""
-    logger.warning("stream ended with an error: %s", error)
+def late_error(raised: Exception) -> tuple[LmdError, int]:
+    """An error to be told inside a stream whose status is already out: logged, with the status it would have had."""
+    if isinstance(raised, LmdError):
+        error = raised
+        logger.warning("stream ended with an error: %s", error)
+    else:
+        logger.error("stream failed", exc_info=raised)
+        error = internal_error()
+    record = current_record()
+    if record is not None:
+        record.error = error_code(error)
+    return error, http_status(error)

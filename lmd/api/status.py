@@ -4,7 +4,7 @@ import math
 
 from aiohttp import web
 
-from lmd import errors
+from lmd import errors, log
 
 _STATUS: tuple[tuple[type[errors.LmdError], int], ...] = (
     # Subclasses stand before their bases: the first that fits is taken.
@@ -71,3 +71,10 @@ def of_http_exception(raised: web.HTTPException, method: str, path: str) -> erro
     if raised.status == 404:
         return HttpError(404, "unknown_route", f"There is no {path} here.", hint="docs/api.md lists the routes.")
     return HttpError(raised.status, "http_error", raised.reason)
+
+
+def internal_error() -> errors.LmdError:
+    """What a client is told of a failure that is lmd's own; the log has the rest."""
+    return errors.LmdError(
+        "Something went wrong inside lmd.", hint=f"Its log says more, under request id {log.request_id()}."
+    )

@@ -1,0 +1,105 @@
+"""The two aiohttp applications: the TCP one for clients, and the control one for the Unix socket."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Collection, Sequence
+from socket import SO_PEERCRED, SOL_SOCKET
+from typing import TYPE_CHECKING, NamedTuple
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from lmd.api import control, health
+from lmd.api.middleware import (
+    ErrorShape,
+    add_common_headers,
+    add_cors_headers,
+    cors,
+    errors_in_shape,
+    host_check,
+    request_records,
+)
+from lmd.api.openai import errors as openai_errors
+from lmd.api.openai import routes as openai
+from lmd.api.services import SERVICES, Services
+
+if TYPE_CHECKING:
+    from lmd.config.settings import Server
+
+
+def client_routes() -> list[web.RouteDef]:
+    """What both applications serve: every dialect, and the health check."""
+    return [*openai.routes(), *health.routes()]
+
+
+#: Whose shape an error has, by the longest prefix of the path that fits.
+CLIENT_SHAPES: Sequence[tuple[str, ErrorShape]] = (("/", openai_errors.error_body),)
+CONTROL_SHAPES: Sequence[tuple[str, ErrorShape]] = (("/v1/", openai_errors.error_body), ("/", control.error_body))
+
+
+def client_app(services: Services, bound: Callable[[], Collection[str]]) -> web.Application:
+    """The HTTP port's application. ``bound`` tells the addresses it really listens on."""
+
+    def server() -> Server:
+        return services.config.snapshot.settings.server
+
+    middlewares = [
+        request_records(_tcp_client),
+        cors(lambda: server().cors_origins),
+        errors_in_shape(_by_prefix(CLIENT_SHAPES)),
+        host_check(lambda: server().allowed_hosts, bound),
+    ]
+    return _app(services, middlewares, client_routes())
+
+
+def control_app(services: Services) -> web.Application:
+    """The control socket's application: its own routes and all of the clients', without Host check and CORS."""
+    middlewares = [request_records(_unix_client), errors_in_shape(_by_prefix(CONTROL_SHAPES))]
+    return _app(services, middlewares, [*control.routes(), *client_routes()])
+
+
+def _app(services: Services, middlewares: Sequence[Middleware], routes: Sequence[web.RouteDef]) -> web.Application:
+    app = web.Application(middlewares=middlewares, client_max_size=services.config.snapshot.settings.server.max_body)
+    app[SERVICES] = services
+    app.add_routes(routes)
+    app.on_response_prepare.append(add_common_headers)
+    app.on_response_prepare.append(add_cors_headers)
+    return app
+
+
+def _by_prefix(shapes: Sequence[tuple[str, ErrorShape]]) -> Callable[[str], ErrorShape]:
+    ordered = sorted(shapes, key=lambda pair: -len(pair[0]))
+
+    def shape_of(path: str) -> ErrorShape:
+        return next(shape for prefix, shape in ordered if path.startswith(prefix) or prefix == "/")
+
+    return shape_of
+
+
+def _tcp_client(request: web.BaseRequest) -> str:
+    return request.remote or "-"
+
+
+class Peer(NamedTuple):
+    """The process at the other end of a Unix socket, as the kernel vouches for it."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def peer_of(request: web.BaseRequest) -> Peer | None:
+    transport = request.transport
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if sock is None:
+        return None
+    try:
+        return Peer(*struct.unpack("3i", sock.getsockopt(SOL_SOCKET, SO_PEERCRED, struct.calcsize("3i"))))
+    except OSError:
+        return None
+
+
+def _unix_client(request: web.BaseRequest) -> str:
+    peer = peer_of(request)
+    return "control" if peer is None else f"control(pid={peer.pid} uid={peer.uid} gid={peer.gid})"

@@ -1,0 +1,112 @@
+"""Which model, instance and settings serve a requested name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import isinf
+from typing import TYPE_CHECKING
+
+from lmd.errors import Conflict, ModelNotFound
+from lmd.generation import GenerationRequest
+from lmd.library.resolve import Target, resolve
+from lmd.loading import LoadParams
+from lmd.pool.wanted import Origin, Wanted
+
+if TYPE_CHECKING:
+    from lmd.api.services import Services
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """``target`` says how to prompt and sample, ``wanted`` what has to be in memory."""
+
+    name: str
+    target: Target
+    wanted: Wanted
+
+    @property
+    def preset(self) -> str | None:
+        return self.target.preset
+
+
+def find_served(services: Services, request: GenerationRequest) -> Served:
+    """What serves ``request.model``: a preset, alias, model key or its short form, or a loaded instance's identifier.
+
+    ModelNotFound, AmbiguousModel; Conflict where the model is not loaded and ``[models] jit`` is off.
+    """
+    snapshot = services.config.snapshot
+    name = request.model
+    try:
+        target = resolve(name, snapshot, services.catalog, request.preset)
+        found = services.pool.find(target.name)
+        name = target.name
+    except ModelNotFound as error:
+        if error.param == "preset":
+            raise
+        found = services.pool.find(name)
+        if found is None:
+            raise
+        target = resolve(found.name, snapshot, services.catalog, request.preset)
+    # What runs under the name serves it, also when it was loaded with settings of its own (`lmctl load`).
+    if found is not None and found.model.path == target.model.path and request.draft_model is None:
+        return Served(name=name, target=target, wanted=found)
+    if not snapshot.settings.models.jit:
+        raise Conflict(
+            f"'{name}' is not loaded, and [models] jit = false keeps requests from loading it.",
+            hint=f"Load it with 'lmctl load {name}'.",
+        )
+    ttl = target.ttl if request.ttl is None else request.ttl
+    return Served(name=name, target=target, wanted=_wanted(target, ttl=ttl))
+
+
+def find_wanted(services: Services, name: str, *, load: LoadParams, ttl: float, identifier: str | None) -> Wanted:
+    """What ``lmctl load`` asks for: ``load`` goes over the settings of the name. As `find_served` otherwise."""
+    target = resolve(name, services.config.snapshot, services.catalog)
+    wanted = _wanted(target, ttl=ttl)
+    return replace(wanted, load=load.over(target.load), identifier=identifier, origin=Origin.EXPLICIT)
+
+
+def _wanted(target: Target, *, ttl: float | None) -> Wanted:
+    return Wanted(
+        model=target.model,
+        name=target.name,
+        load=target.load,
+        draft=target.draft,
+        ttl=None if ttl is None or isinf(ttl) else ttl,
+        pinned=target.pinned or (ttl is not None and isinf(ttl)),
+    )
+
+
+def wanted_of(services: Services, name: str, origin: Origin = Origin.JIT) -> Wanted:
+    """What has to be in memory to serve ``name`` by its settings alone. ModelNotFound, AmbiguousModel."""
+    target = resolve(name, services.config.snapshot, services.catalog)
+    return replace(_wanted(target, ttl=target.ttl), origin=origin)
+
+
+def served_names(services: Services) -> dict[str, float]:
+    """Every name to list, and when its model came to be (Unix seconds): presets, models, and instances' identifiers."""
+    models = services.catalog.models
+    snapshot = services.config.snapshot
+    names: dict[str, float] = {}
+    for preset in snapshot.presets:
+        try:
+            names[preset] = resolve(preset, snapshot, services.catalog).model.mtime
+        except ModelNotFound:
+            continue  # its model is not on disk: `lmctl preset ls` tells
+    for key, model in models.items():
+        names.setdefault(key, model.mtime)
+    for row in services.pool.rows():
+        names.setdefault(row.id, models[row.model].mtime if row.model in models else row.loaded_at)
+    return names
+
+
+def canonical_name(services: Services, name: str) -> tuple[str, float]:
+    """The listed name that ``name`` means, and its time. ModelNotFound, AmbiguousModel."""
+    try:
+        target = resolve(name, services.config.snapshot, services.catalog)
+        return target.name, target.model.mtime
+    except ModelNotFound:
+        found = services.pool.find(name)
+        if found is None:
+            raise
+        return name, found.model.path.stat().st_mtime

@@ -1,0 +1,296 @@
+"""The daemon's life: wire → start → serve → drain → stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from lmd import log, systemd
+from lmd.api.app import client_app, control_app
+from lmd.api.listen import ControlSocket, bind_http, bound_hosts, url_of
+from lmd.api.served import wanted_of
+from lmd.api.services import Services
+from lmd.config.store import ConfigStore, Reloaded
+from lmd.errors import LmdError
+from lmd.library.catalog import Catalog
+from lmd.pool.pool import Pool
+from lmd.pool.wanted import Origin, Wanted
+
+logger = logging.getLogger(__name__)
+
+_STATUS_SECONDS = 2.0
+"""How often the service manager's STATUS is looked at; it is told only when it changed."""
+_CLOSING_SECONDS = 2.0
+"""What connections get to take their last bytes once everything behind them has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Listening:
+    http: Sequence[socket.socket]
+    control: Sequence[socket.socket]
+    own_control: ControlSocket | None
+    """None: the control socket was passed by systemd, who keeps it."""
+
+    def close(self) -> None:
+        for one in (*self.http, *self.control):
+            one.close()
+        if self.own_control is not None:
+            self.own_control.close()
+
+
+class Daemon:
+    """One per process. ``run`` returns when the daemon has stopped and left nothing behind."""
+
+    def __init__(self, config_file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> None:
+        """Reads the operator's files. ConfigError when the settings cannot be used."""
+        self._config = ConfigStore(config_file, overrides)
+        settings = self._config.snapshot.settings
+        self._catalog = Catalog(settings.paths.models, settings.paths.cache / "headers.json")
+        self._pool = Pool(lambda: self._config.snapshot.settings.models)
+        self._notifier = systemd.Notifier()
+        self._stop = asyncio.Event()
+        self._cut = asyncio.Event()
+        self._services = Services(config=self._config, catalog=self._catalog, pool=self._pool, reload=self.reload)
+
+    async def run(self) -> int:
+        """Serve until a signal says stop. Returns the exit code. LmdError when it cannot start."""
+        settings = self._config.snapshot.settings
+        log.setup(settings.log.level, settings.log.format)
+        self._tell_problems()
+        listening = _listen(settings)
+        tasks: list[asyncio.Task[None]] = []
+        runners: list[web.AppRunner] = []
+        try:
+            with self._signals():
+                await asyncio.to_thread(self._catalog.refresh)
+                await self._pool.start()
+                runners = await self._serve(listening)
+                unsubscribe = self._config.subscribe(self._apply)
+                tasks = [
+                    asyncio.create_task(_lasting(self._config.watch(), "following the presets")),
+                    asyncio.create_task(_lasting(self._catalog.watch(), "following the models")),
+                    asyncio.create_task(_lasting(self._show_life(), "the service manager's watchdog")),
+                ]
+                await self._preload()
+                self._tell_ready()
+                await self._stop.wait()
+                await self._drain()
+                unsubscribe()
+        finally:
+            await self._end(tasks, runners, listening)
+        logger.info("stopped")
+        return 0
+
+    # ── start ──
+
+    async def _serve(self, listening: _Listening) -> list[web.AppRunner]:
+        bound = bound_hosts(listening.http)
+        runners = []
+        for app, sockets in (
+            (client_app(self._services, lambda: bound), listening.http),
+            (control_app(self._services), listening.control),
+        ):
+            runner = web.AppRunner(
+                app, handler_cancellation=True, access_log=None, shutdown_timeout=_CLOSING_SECONDS, handle_signals=False
+            )
+            await runner.setup()
+            runners.append(runner)
+            for one in sockets:
+                await web.SockSite(runner, one).start()
+        self._services.url = url_of(listening.http)
+        self._services.socket = listening.control[0].getsockname()
+        return runners
+
+    async def _preload(self) -> None:
+        """Load what presets with ``preload`` name, before READY. What fails is told and does not stop the daemon."""
+        snapshot = self._config.snapshot
+        wanted: list[Wanted] = []
+        for preset in snapshot.presets.values():
+            if preset.preload:
+                try:
+                    wanted.append(wanted_of(self._services, preset.name, origin=Origin.PRELOAD))
+                except LmdError as error:
+                    logger.error("preset %s cannot be preloaded: %s", preset.name, error)
+        if not wanted:
+            return
+
+        def show(name: str, fraction: float) -> None:
+            self._notifier.status(f"preloading {name}: {fraction:.0%}")
+            self._notifier.extend_timeout(60)
+
+        preloading = asyncio.create_task(self._pool.preload(wanted, show))
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait([preloading, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not preloading.done():
+            preloading.cancel()
+            await asyncio.wait([preloading])
+            return
+        for name, reason in preloading.result().items():
+            logger.error("preset %s could not be preloaded: %s", name, reason)
+
+    def _tell_ready(self) -> None:
+        if self._stop.is_set():
+            return
+        services = self._services
+        line = f"lmd ready on {services.url} (control socket {services.socket})"
+        if log.stderr_is_journal(sys.stdout):
+            logger.info("%s", line)
+        else:
+            with contextlib.suppress(OSError):
+                print(line, flush=True)
+        snapshot = self._config.snapshot
+        logger.info("serving %d models and %d presets", len(self._catalog.models), len(snapshot.presets))
+        self._notifier.ready(self._status_line())
+
+    def _tell_problems(self) -> None:
+        snapshot = self._config.snapshot
+        for problem in snapshot.problems:
+            logger.error("%s", problem)
+        for notice in snapshot.notices:
+            logger.warning("%s", notice)
+
+    # ── serve ──
+
+    def _status_line(self) -> str:
+        rows = self._pool.rows()
+        activity = self._services.activity
+        what = "draining" if activity.draining else f"serving on {self._services.url}"
+        return f"{what}: {len(rows)} models in memory, {activity.active} requests open, {activity.served} served"
+
+    async def _show_life(self) -> None:
+        """STATUS and WATCHDOG. It runs on the loop that serves, so a hung loop shows none."""
+        watchdog = systemd.watchdog_interval()
+        if watchdog is None and "NOTIFY_SOCKET" not in os.environ:
+            return
+        told = ""
+        while True:
+            line = self._status_line()
+            if line != told:
+                self._notifier.status(line)
+                told = line
+            if watchdog is not None:
+                self._notifier.watchdog()
+            await asyncio.sleep(min(_STATUS_SECONDS, watchdog or _STATUS_SECONDS))
+
+    async def reload(self) -> Reloaded:
+        """Read the operator's files and the model directories anew; what is wrong stays as it was and is told."""
+        self._notifier.reloading()
+        try:
+            reloaded = self._config.reload()
+            await self._catalog.update()
+        finally:
+            self._notifier.ready(self._status_line())
+        return reloaded
+
+    def _apply(self, reloaded: Reloaded) -> None:
+        """What a reload changes beyond the next request's settings, however it came about."""
+        settings = self._config.snapshot.settings
+        if any(key.startswith("log.") for key in reloaded.settings):
+            log.setup(settings.log.level, settings.log.format)
+        self._tell_problems()
+        names = set(reloaded.changed)
+        if any(key.startswith("defaults.load") for key in reloaded.settings):
+            names |= {row.id for row in self._pool.rows()}
+        for name in names:
+            try:
+                self._pool.mark_stale(name, wanted_of(self._services, name))
+            except LmdError:
+                self._pool.mark_stale(name, None)
+        logger.info("reloaded: %s", ", ".join([*reloaded.changed, *reloaded.settings]) or "nothing changed")
+
+    # ── stop ──
+
+    @contextlib.contextmanager
+    def _signals(self) -> Any:
+        loop = asyncio.get_running_loop()
+        handlers = {signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop, signal.SIGHUP: self._on_hangup}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    def _on_stop(self) -> None:
+        if self._stop.is_set():
+            self._cut.set()
+        self._stop.set()
+
+    def _on_hangup(self) -> None:
+        self._reloading = asyncio.ensure_future(_logged(self.reload()))
+
+    async def _drain(self) -> None:
+        """Take no new requests; let the open ones end, up to the limit or a second signal."""
+        limit = self._config.snapshot.settings.server.drain_timeout
+        activity = self._services.activity
+        activity.drain()
+        self._notifier.stopping(f"draining {activity.active} requests")
+        if activity.active:
+            logger.info("stopping: %d requests get %gs to end", activity.active, limit)
+            self._notifier.extend_timeout(limit + 2 * _CLOSING_SECONDS)
+        waiting = [asyncio.ensure_future(activity.idle()), asyncio.ensure_future(self._cut.wait())]
+        await asyncio.wait(waiting, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        for one in waiting:
+            one.cancel()
+        if activity.active:
+            logger.warning("%d requests are cut short", activity.active)
+
+    async def _end(
+        self, tasks: Sequence[asyncio.Task[None]], runners: Sequence[web.AppRunner], listening: _Listening
+    ) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._services.activity.drain()
+        await self._pool.stop()  # open streams get their error event from this
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSING_SECONDS):
+                await self._services.activity.idle()
+        for runner in runners:
+            await runner.cleanup()
+        listening.close()
+
+
+def _listen(settings: Any) -> _Listening:
+    """Every socket, before anything slow is begun: passed by systemd, else our own."""
+    passed = systemd.passed_sockets()
+    own = None
+    control = passed.get("control", [])
+    if not control:
+        own = ControlSocket(settings.control.socket, settings.control.mode, settings.control.group)
+        control = [own.socket]
+    try:
+        http = passed.get("http") or bind_http(settings.server.host, settings.server.port)
+    except BaseException:
+        if own is not None:
+            own.close()
+        raise
+    return _Listening(http, control, own)
+
+
+async def _lasting(work: Any, what: str) -> None:
+    """A task that lasts as long as the daemon. Its failure is told and costs only what it did."""
+    try:
+        await work
+    except Exception:
+        logger.exception("%s has failed", what)
+
+
+async def _logged(work: Any) -> None:
+    try:
+        await work
+    except Exception:
+        logger.exception("reload failed")
