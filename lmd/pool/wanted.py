@@ -1,10 +1,11 @@
 """What a request needs in memory: the pool's side of a resolved name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from lmd.library.header import Header
 from lmd.loading import LoadParams
 
 
@@ -18,7 +19,7 @@ class ModelFiles(Protocol):
     def path(self) -> Path: ...
 
     @property
-    def header(self) -> Any: ...
+    def header(self) -> Header: ...
 
 
 class Origin(StrEnum):
@@ -48,7 +49,7 @@ class Wanted:
     model: ModelFiles
     name: str
     """The served name (preset or model key): the instance's id where ``identifier`` does not say otherwise."""
-    load: LoadParams = LoadParams()
+    load: LoadParams = field(default_factory=LoadParams)
     draft: ModelFiles | None = None
     ttl: float | None = None
     """Seconds of idleness that the instance survives; None: never expires. Counts for the load that this starts."""

@@ -1,0 +1,237 @@
+"""What a load will take, told from the model's header, and what there is to take it from."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from lmd.library.header import Header
+from lmd.loading import DEFAULT_CONTEXT_LENGTH, LoadedModel, LoadParams, WorkerFacts
+from lmd.worker.cgroup import anonymous_bytes, system_memory
+
+MIB = 2**20
+DEFAULT_PARALLEL = 4
+DEFAULT_BATCH = 512
+LEAST_CONTEXT = 512
+"""Tokens: a context that nobody asked for is not made smaller than this to fit (`lmd.engine.llama.fit`)."""
+PROCESS_BYTES = 96 * MIB
+"""A worker before it has a model: the interpreter, numpy and llama.cpp."""
+_CELL_PADDING = 256
+"""llama.cpp rounds the KV cache up to this many cells."""
+
+#: Bytes per element of a KV cache: bytes of a block over its elements, as ggml lays them out.
+_CACHE_BYTES = {
+    "f32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "q8_0": 34 / 32,
+    "q5_1": 24 / 32,
+    "q5_0": 22 / 32,
+    "q4_1": 20 / 32,
+    "q4_0": 18 / 32,
+    "iq4_nl": 18 / 32,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """An amount of both kinds. Bytes; the difference of two may be negative."""
+
+    ram: int = 0
+    vram: int = 0
+
+    def __add__(self, other: Self) -> "Memory":
+        return Memory(self.ram + other.ram, self.vram + other.vram)
+
+    def __sub__(self, other: Self) -> "Memory":
+        return Memory(self.ram - other.ram, self.vram - other.vram)
+
+    def fits(self, room: Self) -> bool:
+        """Nothing of it is more than the room; a kind that it does not need may be overdrawn."""
+        return (self.ram <= 0 or self.ram <= room.ram) and (self.vram <= 0 or self.vram <= room.vram)
+
+    def at_most(self, bound: Self) -> "Memory":
+        return Memory(max(0, min(self.ram, bound.ram)), max(0, min(self.vram, bound.vram)))
+
+    @property
+    def total(self) -> int:
+        return self.ram + self.vram
+
+
+def total(amounts: Iterable[Memory]) -> Memory:
+    ram = vram = 0
+    for amount in amounts:
+        ram += amount.ram
+        vram += amount.vram
+    return Memory(ram, vram)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a load takes when it gets all that it would like, and the least with which it can serve."""
+
+    full: Memory
+    floor: Memory
+    weights: int
+    kv: int
+    compute: int
+    draft: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.full.total
+
+
+def estimate(header: Header, load: LoadParams, draft: Header | None = None, vram: int = 0) -> Need:
+    """``vram``: bytes that llama.cpp's devices have for us in all; layers go there first, as ``gpu_layers`` allows."""
+    context = load.context_length or min(
+        header.number("context_length") or DEFAULT_CONTEXT_LENGTH, DEFAULT_CONTEXT_LENGTH
+    )
+    parallel = load.parallel or DEFAULT_PARALLEL
+    cells = load.kv_cells or context * parallel
+    least = load.kv_cells or load.context_length or min(context, LEAST_CONTEXT)
+    batch = load.batch or DEFAULT_BATCH
+    cache_type = load.kv_cache_type or "f16"
+
+    state = _recurrent_bytes(header) * parallel
+    kv = _kv_bytes(header, cells, cache_type) + state
+    least_kv = _kv_bytes(header, min(cells, least), cache_type) + state
+    compute = _compute_bytes(header, batch, parallel)
+    weights = header.tensor_bytes
+    drafted = least_drafted = 0
+    if draft is not None:
+        fixed = draft.tensor_bytes + _compute_bytes(draft, batch, parallel)
+        drafted = fixed + _kv_bytes(draft, cells, cache_type)
+        least_drafted = fixed + _kv_bytes(draft, min(cells, least), cache_type)
+
+    share = _offloaded_share(header, load, weights + kv + compute + drafted, vram)
+    full = _split(weights + kv + compute + drafted, share)
+    floor = _split(weights + least_kv + compute + least_drafted, share)
+    return Need(full, floor, weights=weights, kv=kv, compute=compute, draft=drafted)
+
+
+def measured(need: Need, loaded: LoadedModel) -> Memory:
+    """What the loaded instance takes: the worker's word where all is in RAM, else the estimate's split of it."""
+    if need.full.vram:
+        return need.full
+    return Memory(PROCESS_BYTES + loaded.model_bytes + loaded.kv_bytes + loaded.compute_bytes + need.draft)
+
+
+def _split(amount: int, share: float) -> Memory:
+    vram = int(amount * share)
+    return Memory(PROCESS_BYTES + amount - vram, vram)
+
+
+def _offloaded_share(header: Header, load: LoadParams, amount: int, vram: int) -> float:
+    """The part (0..1) of a load that goes to VRAM."""
+    if vram <= 0 or load.gpu_layers == 0:
+        return 0.0
+    layers = max(1, header.number("block_count"))
+    if isinstance(load.gpu_layers, int):
+        return min(load.gpu_layers, layers) / layers
+    return min(1.0, vram / amount) if amount else 0.0
+
+
+def _per_layer(header: Header, key: str, layers: int, default: int) -> list[int]:
+    value = header.get(key)
+    if isinstance(value, list):
+        numbers = [int(entry) if isinstance(entry, int | float) else default for entry in value]
+        return (numbers + [default] * layers)[:layers]
+    return [int(value) if isinstance(value, int | float) else default] * layers
+
+
+def _kv_bytes(header: Header, cells: int, cache_type: str) -> int:
+    """Keys and values of ``cells`` tokens in every layer that has attention."""
+    layers = header.number("block_count")
+    width = header.number("embedding_length")
+    heads = _per_layer(header, "attention.head_count", layers, 0)
+    kv_heads = _per_layer(header, "attention.head_count_kv", layers, max(heads, default=0))
+    head_width = width // max(1, max(heads, default=1))
+    key = header.number("attention.key_length", head_width)
+    value = header.number("attention.value_length", head_width)
+    if lora := header.number("attention.kv_lora_rank"):  # multi-head latent attention keeps one compressed vector
+        kv_heads, key, value = [1] * layers, lora + header.number("rope.dimension_count"), 0
+    elements = sum(kv_heads) * (key + value)
+    padded = -(-cells // _CELL_PADDING) * _CELL_PADDING
+    return int(elements * padded * _CACHE_BYTES[cache_type])
+
+
+def _recurrent_bytes(header: Header) -> int:
+    """State of one sequence in the layers of a recurrent model (Mamba and its like), which is kept in f32."""
+    state, inner = header.number("ssm.state_size"), header.number("ssm.inner_size")
+    if not state or not inner:
+        return 0
+    convolution = max(0, header.number("ssm.conv_kernel") - 1)
+    columns = inner + 2 * header.number("ssm.group_count") * state
+    return 4 * header.number("block_count") * (inner * state + convolution * columns)
+
+
+def _compute_bytes(header: Header, batch: int, parallel: int) -> int:
+    """Working memory of one step: the widest activations of ``batch`` tokens and the logits of those sampled."""
+    width = header.number("embedding_length")
+    inner = max(header.number("feed_forward_length"), header.number("expert_feed_forward_length"))
+    vocabulary = header.lengths.get("tokenizer.ggml.tokens", 0)
+    return 4 * (batch * (4 * width + 2 * inner) + 2 * vocabulary * max(parallel, 1))
+
+
+# ── what there is ─────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Bytes of RAM. ``available`` counts page cache as free, mapped weights too; ``anonymous`` does not."""
+
+    total: int
+    available: int
+    anonymous: Mapping[int, int]
+    """By process id, of those asked for: what each already takes away from ``available``."""
+
+
+Probe = Callable[[Iterable[int]], Reading]
+
+
+def probe(pids: Iterable[int]) -> Reading:
+    """The live figures of this machine and cgroup. Reads a few files of the kernel: some 100 µs."""
+    memory = system_memory()
+    return Reading(memory.total, memory.available, {pid: anonymous_bytes(pid) for pid in pids})
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """``free``: what may be given to new loads. ``capacity``: what there would be if every instance left."""
+
+    free: Memory
+    capacity: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What one instance has been promised, and its process (0: none yet)."""
+
+    memory: Memory
+    pid: int = 0
+
+
+def budget(reading: Reading, holdings: Iterable[Holding], limit: Any = "auto", vram: int = 0) -> Budget:
+    """``limit``: bytes for all instances together, or "auto". ``vram``: bytes that the devices have for us in all.
+
+    What an instance was promised and has not taken yet (or has as mapped file pages, which the kernel
+    counts as available) is not free for another.
+    """
+    held = list(holdings)
+    margin = max(256 * MIB, reading.total // 32)
+    promised = total(holding.memory for holding in held)
+    taken = [min(reading.anonymous.get(holding.pid, 0), holding.memory.ram) for holding in held]
+    free = reading.available - margin - (promised.ram - sum(taken))
+    capacity = reading.available - margin + sum(taken)
+    if isinstance(limit, int):
+        free = min(free, limit - promised.ram)
+        capacity = min(capacity, limit)
+    return Budget(Memory(free, vram - promised.vram), Memory(capacity, vram))
+
+
+def device_memory(facts: WorkerFacts | None, promised: Memory = Memory()) -> int:
+    """Bytes of VRAM for us in all: what was free when the worker said hello, and what our instances had then."""
+    if facts is None:
+        return 0
+    free = sum(device.memory_free for device in facts.devices if device.kind == "gpu")
+    return free + promised.vram if free else promised.vram
