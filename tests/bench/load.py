@@ -30,7 +30,7 @@ class Load:
     prompt_tokens: int = 128
     max_tokens: int = 64
     turns: int = 3
-    seed: int = 0
+    seed: str = "0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ def summarize(timelines: Sequence[Timeline], clients: int) -> Result:
     )
 
 
-def unshared_prompts(seed: int, words: int) -> PromptSource:
+def unshared_prompts(seed: str, words: int) -> PromptSource:
     """A prompt of ``words`` words for each client and turn; no two begin alike."""
     return lambda client, turn: unshared_chat(random.Random(f"{seed}/{client}/{turn}"), words)
 
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--turns", type=int, default=3, help="requests of each client")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", default="0")
     given = vars(parser.parse_args(argv))
     url, model = given.pop("url").rstrip("/"), given.pop("model")
     try:

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 from tests.bench import llama_source
 from tests.bench.cache import cache_dir
-from tests.bench.server import Server, Setup, free_port, process, served_models, until_healthy
+from tests.bench.server import Server, Setup, free_port, names_of, process, served_models, until_healthy
 
 _OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
@@ -110,10 +110,8 @@ async def llama_server(setup: Setup) -> AsyncIterator[Server]:
         log = Path(folder, "log")
         async with process([peer.server, *which, *common], log) as child:
             await until_healthy(child, url, log)
-            names = await served_models(url)
-            if len(setup.models) > 1:
-                names = [next(name for name in names if path.stem in name) for path in setup.models]
-            yield Server(name="llama-server", url=url, pid=child.pid, models=tuple(names))
+            names = names_of(setup.models, await served_models(url))
+            yield Server(name="llama-server", url=url, pid=child.pid, models=names)
 
 
 async def _serve(model: Path) -> None:

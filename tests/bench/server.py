@@ -98,5 +98,16 @@ async def served_models(url: str) -> list[str]:
         return [row["id"] for row in (await response.json())["data"]]
 
 
+def names_of(models: Sequence[Path], served: Sequence[str]) -> tuple[str, ...]:
+    """For each file the one name in ``served`` that holds its stem. ServerFailed where there is not exactly one."""
+    names = []
+    for path in models:
+        fitting = [name for name in served if path.stem in name]
+        if len(fitting) != 1:
+            raise ServerFailed(f"{path.name} should be served under one name, but the server lists {list(served)}")
+        names += fitting
+    return tuple(names)
+
+
 def tail(log: Path, lines: int = 30) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

@@ -50,7 +50,7 @@ class Seen:
 
 @pytest.fixture
 def llama_sees() -> Callable[[Path, str], Seen]:
-    """Load a model in a process of its own (an abort of llama.cpp must not take pytest with it) and compute a prompt."""
+    """Load a model and compute a prompt, in a process of its own: an abort of llama.cpp must not end pytest."""
 
     def see(path: Path, text: str) -> Seen:
         done = subprocess.run([sys.executable, "-c", _PROGRAM, path, text], capture_output=True, text=True, timeout=100)

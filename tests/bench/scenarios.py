@@ -1,0 +1,194 @@
+"""What is measured: one function for each kind of work, given a running server and nothing of which server it is.
+
+A function returns figures by name; `Scenario.rows` says how each is shown and what lmd has to reach. Each round
+has a seed of its own, the same for both servers: they get the same prompts, and neither sees one twice.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from tests.bench.load import Load, percentile, run, run_clients, summarize, template_overhead
+from tests.bench.prompts import random_text, shared_chat, unshared_chat
+from tests.bench.server import Server
+from tests.bench.stream import Timeline, chat_body, new_connections, stream_chat
+
+Figures = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the report: the median of a figure, lmd's over the peer's, and the ratio that is wanted."""
+
+    figure: str
+    title: str
+    unit: Literal["tokens/s", "s"]
+    target: float
+    """At least this ratio for tokens/s, at most for seconds."""
+
+    def reached(self, ratio: float) -> bool:
+        return ratio >= self.target if self.unit == "tokens/s" else ratio <= self.target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """``measure(server, seed)`` on ``n_models`` models of which one is in memory at a time."""
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    measure: Callable[[Server, str], Awaitable[Figures]]
+    n_models: int = 1
+    n_ctx: int = 2048
+
+
+CLIENTS = (1, 4, 8)
+
+
+async def throughput(server: Server, seed: str) -> Figures:
+    """128-token prompts that share nothing, 64 tokens out, at 1, 4 and 8 clients in turn."""
+    figures: dict[str, float] = {}
+    for clients in CLIENTS:
+        turns = 4 if clients == 1 else 2
+        load = Load(clients=clients, prompt_tokens=128, max_tokens=64, turns=turns, seed=f"{seed}/{clients}")
+        result = await run(server.url, server.model, load)
+        figures[f"tokens_per_second_{clients}"] = result.tokens_per_second
+        figures[f"ttft_p50_{clients}"] = result.ttft_p50
+        figures[f"ttft_p99_{clients}"] = result.ttft_p99
+        figures[f"gap_p99_{clients}"] = result.gap_p99
+    return figures
+
+
+async def shared_prompt(server: Server, seed: str) -> Figures:
+    """Eight clients at once with one 800-token system prompt that the server has never seen, 48 tokens out."""
+    async with new_connections() as session:
+        await template_overhead(session, server.url, server.model)
+        system = random_text(random.Random(f"{seed}/system"), 800)
+
+        async def request(client: int, turn: int) -> Timeline:
+            messages = shared_chat(system, random.Random(f"{seed}/{client}"), 12)
+            return await stream_chat(session, server.url, chat_body(server.model, messages, 48))
+
+        result = summarize(await run_clients(8, 1, request), 8)
+    return {"ttft_max": result.ttft_max, "tokens_per_second": result.tokens_per_second}
+
+
+async def second_turn(server: Server, seed: str) -> Figures:
+    """Eight conversations side by side; the second turn repeats the first with its answer and goes on."""
+    async with new_connections() as session:
+        await template_overhead(session, server.url, server.model)
+        talks = [unshared_chat(random.Random(f"{seed}/{client}"), 300) for client in range(8)]
+
+        async def request(client: int, turn: int) -> Timeline:
+            return await stream_chat(session, server.url, chat_body(server.model, talks[client], 32))
+
+        first = await run_clients(8, 1, request)
+        for client, (talk, timeline) in enumerate(zip(talks, first, strict=True)):
+            more = random_text(random.Random(f"{seed}/{client}/more"), 20)
+            talk += [{"role": "assistant", "content": timeline.text}, {"role": "user", "content": more}]
+        second = summarize(await run_clients(8, 1, request), 8)
+    return {"ttft_p50": second.ttft_p50, "ttft_max": second.ttft_max}
+
+
+async def long_prompt(server: Server, seed: str) -> Figures:
+    """Four streams run; a prompt of 4,000 tokens arrives. How long do the streams stand still at worst?"""
+    async with new_connections() as session:
+        await template_overhead(session, server.url, server.model)
+
+        async def stream(client: int, n_words: int, max_tokens: int) -> Timeline:
+            messages = unshared_chat(random.Random(f"{seed}/{client}"), n_words)
+            return await stream_chat(session, server.url, chat_body(server.model, messages, max_tokens))
+
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(stream(client, 32, 400)) for client in range(4)]
+            # The streams are well under way once another client that came after them has had its whole answer.
+            await stream(4, 32, 8)
+            long = await stream(5, 4000, 8)
+    gaps = [
+        later - earlier
+        for task in running
+        for earlier, later in pairwise(task.result().pieces)
+        if later >= long.sent and earlier <= long.pieces[0]
+    ]
+    return {"gap_max": max(gaps), "ttft": long.ttft}
+
+
+async def model_swap(server: Server, seed: str) -> Figures:
+    """Requests in turn for two models of which only one may stay in memory: from the request to the first text."""
+    ttfts = []
+    async with new_connections() as session:
+        # Each once first, so that both files are in the page cache.
+        for model in server.models:
+            await template_overhead(session, server.url, model)
+        for swap in range(6):
+            messages = unshared_chat(random.Random(f"{seed}/{swap}"), 16)
+            body = chat_body(server.models[swap % 2], messages, 4)
+            ttfts.append((await stream_chat(session, server.url, body)).ttft)
+    return {"ttft_p50": percentile(ttfts, 50), "ttft_max": max(ttfts)}
+
+
+def _throughput_rows() -> tuple[Row, ...]:
+    rows = []
+    for clients in CLIENTS:
+        who = "1 client" if clients == 1 else f"{clients} clients"
+        rows += [
+            Row(figure=f"tokens_per_second_{clients}", title=f"{who}, aggregate", unit="tokens/s", target=0.95),
+            Row(figure=f"ttft_p50_{clients}", title=f"{who}, TTFT p50", unit="s", target=1.0),
+            Row(figure=f"ttft_p99_{clients}", title=f"{who}, TTFT p99", unit="s", target=1.0),
+            Row(figure=f"gap_p99_{clients}", title=f"{who}, inter-token p99", unit="s", target=1.0),
+        ]
+    return tuple(rows)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario(
+            name="throughput",
+            title="128-token prompts that share nothing, 64 tokens out",
+            rows=_throughput_rows(),
+            measure=throughput,
+        ),
+        Scenario(
+            name="shared-prompt",
+            title="8 clients at once, the same 800-token system prompt, cold",
+            rows=(
+                Row(figure="ttft_max", title="worst TTFT", unit="s", target=0.30),
+                Row(figure="tokens_per_second", title="aggregate", unit="tokens/s", target=2.5),
+            ),
+            measure=shared_prompt,
+        ),
+        Scenario(
+            name="second-turn",
+            title="second turn of 8 interleaved conversations of 300 tokens",
+            rows=(
+                Row(figure="ttft_p50", title="TTFT p50", unit="s", target=1.0),
+                Row(figure="ttft_max", title="worst TTFT", unit="s", target=1.0),
+            ),
+            measure=second_turn,
+        ),
+        Scenario(
+            name="long-prompt",
+            title="a 4,000-token prompt arrives while 4 streams run",
+            rows=(
+                Row(figure="gap_max", title="the streams' worst gap", unit="s", target=0.5),
+                Row(figure="ttft", title="the long prompt's TTFT", unit="s", target=1.0),
+            ),
+            measure=long_prompt,
+            n_ctx=6144,
+        ),
+        Scenario(
+            name="model-swap",
+            title="two models that take turns in memory, request to first text (llama-server's router)",
+            rows=(
+                Row(figure="ttft_p50", title="TTFT p50", unit="s", target=0.6),
+                Row(figure="ttft_max", title="worst TTFT", unit="s", target=0.6),
+            ),
+            measure=model_swap,
+            n_models=2,
+        ),
+    )
+}
