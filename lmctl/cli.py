@@ -123,20 +123,27 @@ def load(
     reload: Annotated[
         bool, typer.Option("--reload", help="Replace the running instance by one with the current settings.")
     ] = False,
+    estimate_only: Annotated[
+        bool, typer.Option("--estimate-only", help="Tell what it would take and whether that fits; load nothing.")
+    ] = False,
     as_json: JsonFlag = False,
     socket: SocketPath = None,
 ) -> None:
     """Load a model into memory. Without --ttl it stays until 'lmctl unload'."""
-    from lmctl.commands.load import load_model, load_settings
+    from lmctl.commands.load import estimate_model, load_body, load_model
 
-    load_model(
-        common(ctx, as_json, socket),
+    said = common(ctx, as_json, socket)
+    body = load_body(
         model,
         ttl=ttl,
         identifier=identifier,
-        settings=load_settings(context_length=context_length, parallel=parallel, gpu=gpu, more=settings or []),
+        context_length=context_length,
+        parallel=parallel,
+        gpu=gpu,
+        more=settings or [],
         reload=reload,
     )
+    (estimate_model if estimate_only else load_model)(said, body)
 
 
 @app.command()

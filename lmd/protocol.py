@@ -11,6 +11,7 @@ HTTP with JSON over a Unix socket. Plain answers are one of these as JSON; long 
     POST /presets/check                  → list[ProblemRow]      (reads the files anew, changes nothing)
     POST /reload                         → ReloadResult
     POST /load    LoadBody               → ndjson: Progress*, Done(instance) | Failure
+                                           with estimate_only: Estimate, and nothing is loaded
     POST /unload  UnloadBody             → list[str]             (ids unloaded)
     GET  /events                         → ndjson: InstanceChanged | PresetsChanged, until closed
     *    /v1/…                           → the HTTP API's own routes, whatever ``[server]`` says
@@ -146,6 +147,21 @@ class LoadBody(Struct, omit_defaults=True):
     reload: bool = False
     """Replace an instance that already runs by one with the current settings."""
     estimate_only: bool = False
+
+
+class Estimate(Struct):
+    """What a load is expected to take, and what there is, in bytes."""
+
+    weights: int
+    kv: int
+    compute: int
+    draft: int
+    total: int
+    least: int
+    """With which it could serve, where memory is short."""
+    free: int
+    capacity: int
+    """Free once every other model has left."""
 
 
 class UnloadBody(Struct, omit_defaults=True):

@@ -6,27 +6,39 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+import typer
+
 from lmctl.errors import CommandError, UsageError
 from lmctl.options import Common
-from lmctl.output import console, note, print_json
+from lmctl.output import console, note, print_facts, print_json
 from lmctl.text import duration, one_line, size
-from lmd.protocol import Done, InstanceRow, LoadBody, Progress, UnloadBody
+from lmd.protocol import Done, Estimate, InstanceRow, LoadBody, Progress, UnloadBody
 
 ALL_LAYERS = 10_000
 """More layers than any model has: llama.cpp takes it for "all of them"."""
 
 
-def load_settings(
-    *, context_length: int | None, parallel: int | None, gpu: str | None, more: Sequence[str]
-) -> dict[str, object]:
-    """The keys of a preset's ``[load]`` that the options name. The daemon checks keys and values."""
+def load_body(
+    model: str,
+    *,
+    ttl: float | None,
+    identifier: str | None,
+    context_length: int | None,
+    parallel: int | None,
+    gpu: str | None,
+    more: Sequence[str],
+    reload: bool,
+) -> LoadBody:
+    """What the options ask for. ``more`` are KEY=VALUE texts for ``[load]``; the daemon checks keys and values."""
     said: dict[str, object] = dict(_setting(text) for text in more)
-    said |= {
-        key: value for key, value in (("context_length", context_length), ("parallel", parallel)) if value is not None
-    }
+    if context_length is not None:
+        said["context_length"] = context_length
+    if parallel is not None:
+        said["parallel"] = parallel
     if gpu is not None:
         said["gpu_layers"] = _gpu_layers(gpu)
-    return said
+    stay = None if ttl is None or math.isinf(ttl) else ttl
+    return LoadBody(model=model, ttl=stay, identifier=identifier, load=said, reload=reload)
 
 
 def _setting(text: str) -> tuple[str, object]:
@@ -52,35 +64,49 @@ def _gpu_layers(text: str) -> int | str:
     raise UsageError(f"--gpu {text}: expected auto, max, off or a number of layers.")
 
 
-def load_model(
-    common: Common,
-    model: str,
-    *,
-    ttl: float | None,
-    identifier: str | None,
-    settings: dict[str, object],
-    reload: bool,
-) -> None:
-    body = LoadBody(
-        model=model,
-        ttl=None if ttl is None or math.isinf(ttl) else ttl,
-        identifier=identifier,
-        load=settings,
-        reload=reload,
-    )
+def load_model(common: Common, body: LoadBody) -> None:
     done = None
-    with _bar(model, visible=not common.json) as bar:
-        for event in common.client().events("POST", "/load", body):
-            if isinstance(event, Progress):
-                bar.show(event.fraction, event.note)
-            elif isinstance(event, Done):
-                done = event
+    with _bar(body.model, visible=not common.json) as bar:
+        try:
+            for event in common.client().events("POST", "/load", body):
+                if isinstance(event, Progress):
+                    bar.show(event.fraction, event.note)
+                elif isinstance(event, Done):
+                    done = event
+        except KeyboardInterrupt:
+            note(f"lmd goes on loading; 'lmctl unload {body.identifier or body.model}' takes it back.")
+            raise
     if done is None or done.instance is None:
         raise CommandError("lmd ended the load without a result.", hint="See its journal: journalctl -u lmd -e")
     if common.json:
         print_json(done)
     else:
         print(one_line(summary(done, done.instance)))
+
+
+def estimate_model(common: Common, body: LoadBody) -> None:
+    """Exits with 1 where the model can never fit."""
+    body.estimate_only = True
+    estimate = common.client().post("/load", body, Estimate)
+    if common.json:
+        print_json(estimate)
+    else:
+        parts = [("weights", estimate.weights), ("KV cache", estimate.kv), ("compute buffers", estimate.compute)]
+        parts += [("draft model", estimate.draft)] if estimate.draft else []
+        facts = [(name, size(n)) for name, n in [*parts, ("total", estimate.total), ("free now", estimate.free)]]
+        print_facts([*facts, ("verdict", verdict(estimate))])
+    if estimate.least > estimate.capacity:
+        raise typer.Exit(1)
+
+
+def verdict(estimate: Estimate) -> str:
+    if estimate.total <= estimate.free:
+        return "fits"
+    if estimate.total <= estimate.capacity:
+        return "fits once other models have left"
+    if estimate.least <= estimate.capacity:
+        return f"fits with a smaller KV cache, from {size(estimate.least)} on"
+    return f"does not fit: {size(estimate.least)} is the least, {size(estimate.capacity)} is all there is"
 
 
 def summary(done: Done, row: InstanceRow) -> str:

@@ -18,6 +18,7 @@ from aiohttp import web
 from lmd.protocol import (
     ControlEvent,
     Done,
+    Estimate,
     Failure,
     InstanceRow,
     LoadBody,
@@ -55,6 +56,7 @@ class FakeDaemon:
     problems: list[ProblemRow] = field(default_factory=list)
     reloaded: ReloadResult = field(default_factory=lambda: ReloadResult(changed=[]))
     load_events: list[ControlEvent] = field(default_factory=lambda: [Progress(0.5), Done(instance=TINY, seconds=0.4)])
+    estimate: Estimate = field(default_factory=lambda: Estimate(10, 20, 30, 0, 60, 50, 100, 200))
     failure: tuple[int, Any] | None = None
     """Answers everything."""
     pieces: list[dict[str, Any] | str | bytes] = field(default_factory=list)
@@ -140,7 +142,8 @@ class FakeDaemon:
         return _json(detail)
 
     async def _load(self, request: web.Request) -> web.StreamResponse:
-        msgspec.json.decode(await request.read(), type=LoadBody)
+        if msgspec.json.decode(await request.read(), type=LoadBody).estimate_only:
+            return _json(self.estimate)
         return await self._ndjson(request, self.load_events)
 
     async def _unload(self, request: web.Request) -> web.Response:

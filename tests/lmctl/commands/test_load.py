@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from lmd.protocol import Done, Failure, InstanceRow, Progress
+from lmd.protocol import Done, Estimate, Failure, InstanceRow, Progress
 from tests.lmctl.conftest import LMCTL, Run, environment
 from tests.lmctl.fake_daemon import TINY, FakeDaemon
 from tests.lmctl.terminal import terminal
@@ -90,3 +90,22 @@ async def test_unload_all_of_nothing_is_done(daemon: FakeDaemon, lmctl: Run) -> 
     ran = await lmctl("unload", "--all")
     assert (ran.code, ran.out) == (0, "")
     assert "No model was in memory" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("estimate", "code", "verdict"),
+    [
+        (Estimate(10, 20, 30, 0, 60, 50, 100, 200), 0, "verdict: fits\n"),
+        (Estimate(10, 20, 30, 5, 160, 50, 100, 200), 0, "verdict: fits once other models have left\n"),
+        (Estimate(10, 20, 30, 0, 260, 50, 100, 200), 0, "verdict: fits with a smaller KV cache, from 50 B on\n"),
+        (Estimate(10, 20, 30, 0, 260, 250, 100, 200), 1, "does not fit: 250 B is the least, 200 B is all there is\n"),
+    ],
+)
+async def test_an_estimate_tells_whether_it_fits_and_loads_nothing(
+    daemon: FakeDaemon, lmctl: Run, estimate: Estimate, code: int, verdict: str
+) -> None:
+    daemon.estimate = estimate
+    ran = await lmctl("load", "tiny-chat", "--parallel", "2", "--estimate-only")
+    assert (ran.code, ran.out.endswith(verdict)) == (code, True), ran.out
+    assert ("draft model: 5 B" in ran.out) is bool(estimate.draft)
+    assert daemon.requests == [("POST /load", {"model": "tiny-chat", "load": {"parallel": 2}, "estimate_only": True})]
