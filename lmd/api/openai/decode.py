@@ -112,7 +112,7 @@ def decode_completion(raw: bytes) -> Decoded:
 
 
 def refuse_unsupported(request: GenerationRequest) -> None:
-    """Unsupported for what is understood but has nothing behind it yet. Each part of lmd that lands deletes its lines."""
+    """Unsupported for what is understood but has nothing behind it yet. What lands deletes its lines here."""
 
     def refuse(what: str, param: str) -> None:
         raise Unsupported(
