@@ -201,7 +201,7 @@ def read_header(path: Path) -> Header:
             tensor_bytes=tensors.n_bytes,
             block_bytes=tensors.block_bytes,
             quantization=quantization_name(file_type if isinstance(file_type, int) else None, tensors.type_bytes),
-            tied_output="output.weight" not in tensors.names and "token_embd.weight" in tensors.names,
+            has_output="output.weight" in tensors.names,
             values=values,
             lengths=lengths,
         )

@@ -45,8 +45,8 @@ class Header:
     """Tensor bytes of each block (``blk.N.``): what offloading one more layer costs."""
     quantization: str
     """As llama.cpp names it (Q4_K_M, F16, …); "" where the file holds no tensors."""
-    tied_output: bool
-    """There is no output matrix: the token embedding serves as output as well."""
+    has_output: bool
+    """There is an output matrix; else the token embedding serves as output as well (tied)."""
     values: dict[str, Scalar | list[Scalar]] = field(hash=False)
     """Every scalar, every string up to MAX_STRING and every short array, by its full key."""
     lengths: dict[str, int] = field(hash=False)

@@ -138,5 +138,5 @@ class Tensors:
 def quantization_name(file_type: int | None, type_bytes: dict[str, int]) -> str:
     """The file's quantization: what it says, else the tensor type that most of its bytes have; "" without tensors."""
     if file_type is not None and file_type & ~1024 in FILE_TYPES:  # 1024 marks a guess of the converter's
-        return FILE_TYPES[file_type & ~1024] if type_bytes else ""
+        return FILE_TYPES[file_type & ~1024]
     return max(type_bytes, key=lambda name: type_bytes[name], default="")
