@@ -55,7 +55,7 @@ def described(comparison: Comparison, model: RandomModel, setup: Setup, rounds: 
     return "\n\n".join(
         [
             table(comparison),
-            f"{datetime.now(UTC):%Y-%m-%d}, {model.name} {model.quantization} (random weights), {setup.threads} threads,"
+            f"{datetime.now(UTC):%Y-%m-%d}, {model.name} {model.quantization}, random weights, {setup.threads} threads,"
             f" {setup.parallel} sequences of {setup.n_ctx} tokens, medians of {rounds}; {machine()}; {versions()}.",
             f"Lowest–highest, {PEERS} against {OURS}: {spread(comparison)}.",
         ]
