@@ -15,7 +15,7 @@ from lmd.engine.sampler import logprob
 from lmd.engine.scheduler import Need, Share, plan, prompt_slice
 from lmd.engine.sequence import Sequence, SequenceSpec
 from lmd.engine.slots import Slots, common_prefix
-from lmd.errors import ContextLengthExceeded, InvalidRequest
+from lmd.errors import ContextLengthExceeded, InvalidRequest, LmdError
 from lmd.generation import FinishReason, TokenLogprob, Usage
 
 STREAM_GAP_SECONDS = 0.4
@@ -30,6 +30,7 @@ class Sink(Protocol):
     def output(self, id: int, text: str, n_tokens: int, logprobs: list[TokenLogprob] | None) -> None: ...
     def prefilled(self, id: int, done: int, total: int) -> None: ...
     def finished(self, id: int, reason: FinishReason, usage: Usage, text: str, stop: str | None) -> None: ...
+    def failed(self, id: int, error: LmdError) -> None: ...
 
 
 class Rate:
@@ -262,25 +263,39 @@ class Engine:
         return outputs
 
     def _sample(self, sequence: Sequence, index: int) -> None:
-        spec = sequence.spec
+        spec, guide = sequence.spec, sequence.spec.guide
         raw = self._context.logits(index).copy() if spec.logprobs is not None else None
-        if spec.guide is not None:
-            spec.guide.mask(self._context.logits(index))
+        if guide is not None:
+            guide.mask(self._context.logits(index))
         token = sequence.sampler.sample(self._context, index)
         logprobs = [logprob(self.vocab, raw, token, spec.logprobs or 0)] if raw is not None else None
         text, n = sequence.take(token, self._clock()), 1
-        if spec.guide is not None and sequence.finished is None:
-            for forced in spec.guide.accept(token, self.vocab.special_piece(token)):
+        if guide is not None and sequence.finished is None:
+            # What the grammar forces is appended unsampled; the next step computes all of it in one batch.
+            for forced in guide.accept(token, self.vocab.special_piece(token)):
                 sequence.sampler.accept(forced)
                 text += sequence.take(forced, sequence.last_token)
                 n += 1
                 if sequence.finished is not None:
                     break
+            if guide.error:
+                self._fail(sequence, InvalidRequest(f"The grammar cannot be followed any further: {guide.error}"))
+                return
+            if guide.done and sequence.finished is None:
+                sequence.finished = FinishReason.EOG
         self._sink.output(sequence.id, text, n, logprobs)
         if sequence.finished is not None:
             self._finish(sequence, sequence.finished)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        self._remove(sequence, reason)
+        self._sink.finished(sequence.id, reason, sequence.usage(), sequence.rest(), sequence.stops.found)
+
+    def _fail(self, sequence: Sequence, error: LmdError) -> None:
+        self._remove(sequence, FinishReason.CANCELLED)
+        self._sink.failed(sequence.id, error)
+
+    def _remove(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.finished = reason
         if sequence in self._running:
             self._running.remove(sequence)
@@ -290,7 +305,6 @@ class Engine:
             self.slots.release(sequence.slot)
             sequence.slot = None
         sequence.close()
-        self._sink.finished(sequence.id, reason, sequence.usage(), sequence.rest(), sequence.stops.found)
 
     def _measure(self, shares: list[tuple[Sequence, int]], seconds: float) -> None:
         """Keep the rates; learn what a prompt token costs from steps that are mostly prompt."""

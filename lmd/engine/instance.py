@@ -1,21 +1,35 @@
 """A loaded model ready to generate: weights, context and engine, with what loading really gave."""
 
+import queue
 import time
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from typing import Protocol
 
 from lmd.engine.engine import Engine, Sink
+from lmd.engine.grammar import Grammars, GrammarSource, Guide
 from lmd.engine.llama import Backend, Context, Model, default_threads, fit
 from lmd.engine.sequence import SequenceSpec
-from lmd.errors import Unsupported
-from lmd.generation import SamplingParams
+from lmd.errors import LmdError, Unsupported
+from lmd.generation import FinishReason, SamplingParams, Usage
 from lmd.loading import LoadedModel, LoadParams
 
 DEFAULT_PARALLEL = 4
 DEFAULT_BATCH = 512
 RETAINED_SLOTS = 4
 """Slots beyond ``parallel``, which only keep prefixes. Few: each costs a row of logits."""
+
+
+class ConstraintMessage(Protocol):
+    """The fields of `lmd.worker.messages.Constraint`."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def triggers(self) -> Seq[str]: ...
 
 
 class GenerateMessage(Protocol):
@@ -36,7 +50,7 @@ class GenerateMessage(Protocol):
     @property
     def preserved(self) -> Seq[str]: ...
     @property
-    def constraint(self) -> object | None: ...
+    def constraint(self) -> ConstraintMessage | None: ...
 
 
 class EngineInstance:
@@ -80,7 +94,10 @@ class EngineInstance:
             rope_freq_base=params.rope_freq_base or 0.0,
             rope_freq_scale=params.rope_freq_scale or 0.0,
         )
-        self._model, self._context = model, context
+        self._model, self._context, self._sink = model, context, sink
+        self._grammars = Grammars(model.vocab)
+        self._compiling: dict[int, SequenceSpec] = {}
+        self._compiled: queue.SimpleQueue[tuple[int, Guide | LmdError]] = queue.SimpleQueue()
         self.engine = Engine(model, context, sink, context_length=context_length, parallel=parallel, n_batch=n_batch)
         vocab = model.vocab
         on_gpu = any(device.kind in ("gpu", "igpu") for device in backend.facts().devices)
@@ -110,25 +127,59 @@ class EngineInstance:
             load_seconds=time.monotonic() - started,
         )
 
+    @property
+    def compiling(self) -> bool:
+        """Constraints are being compiled: call `collect` soon."""
+        return bool(self._compiling)
+
     def submit(self, id: int, parts: Seq[tuple[str, bool] | list[int]], message: GenerateMessage) -> None:
-        """Queue one sequence. Raises what `Engine.encode` and `Engine.submit` raise."""
-        if message.constraint is not None:
-            raise Unsupported("This build of lmd has no constrained decoding yet.", param="response_format")
-        self.engine.submit(
-            SequenceSpec(
-                id=id,
-                tokens=self.engine.encode(parts, add_special=message.add_special),
-                params=message.sampling,
-                logit_bias=message.logit_bias,
-                logprobs=message.logprobs,
-                ignore_eos=message.ignore_eos,
-                cache_prompt=message.cache_prompt,
-                preserved=self.engine.vocab.control_tokens(message.preserved),
-            )
+        """Queue one sequence once its constraint is compiled. Raises as `Engine.encode` and `Engine.submit` do."""
+        spec = SequenceSpec(
+            id=id,
+            tokens=self.engine.encode(parts, add_special=message.add_special),
+            params=message.sampling,
+            logit_bias=message.logit_bias,
+            logprobs=message.logprobs,
+            ignore_eos=message.ignore_eos,
+            cache_prompt=message.cache_prompt,
+            preserved=self.engine.vocab.control_tokens(message.preserved),
         )
+        if message.constraint is None:
+            self.engine.submit(spec)
+            return
+        constraint = message.constraint
+        source = GrammarSource(constraint.kind, constraint.source, tuple(constraint.triggers))
+        self._compiling[id] = spec
+        self._grammars.compile(source, lambda guide: self._compiled.put((id, guide)))
+
+    def collect(self) -> None:
+        """Queue the sequences whose constraints have been compiled; what fails now goes to the sink."""
+        while self._compiling:
+            try:
+                id, guide = self._compiled.get_nowait()
+            except queue.Empty:
+                return
+            spec = self._compiling.pop(id, None)
+            if spec is None:
+                continue  # cancelled meanwhile
+            try:
+                if isinstance(guide, LmdError):
+                    raise guide
+                guide.forced = spec.logprobs is None  # a token that nobody sampled has no logprob to tell
+                self.engine.submit(replace(spec, guide=guide))
+            except LmdError as exc:
+                self._sink.failed(id, exc)
+
+    def cancel(self, id: int) -> None:
+        """As `Engine.cancel`, also while the constraint is being compiled."""
+        if self._compiling.pop(id, None) is not None:
+            self._sink.finished(id, FinishReason.CANCELLED, Usage(), "", None)
+        else:
+            self.engine.cancel(id)
 
     def close(self) -> None:
         """Free everything. A worker process simply ends; tests load several models in one."""
+        self._grammars.close()
         self.engine.close()
         self._context.close()
         self._model.close()

@@ -10,6 +10,7 @@ import functools
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,9 @@ from llama_cpp import _ggml
 
 from lmd.errors import InsufficientMemory, InvalidRequest, LoadFailed, Unsupported
 from lmd.loading import DEFAULT_CONTEXT_LENGTH, Device, LoadParams, WorkerFacts
+
+# llguidance calls a deprecated name for each of 150,000 tokens.
+warnings.filterwarnings("ignore", category=DeprecationWarning, module="llama_cpp")
 
 Logits = npt.NDArray[np.float32]
 

@@ -2,23 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from lmd.engine.detokenizer import Detokenizer, StopStrings
-from lmd.engine.llama import Logits, Vocab
+from lmd.engine.grammar import Guide
+from lmd.engine.llama import Vocab
 from lmd.engine.sampler import Sampler
 from lmd.engine.slots import Slot
 from lmd.generation import FinishReason, SamplingParams, Usage
-
-
-class Guide(Protocol):
-    """A constraint on what may be generated next (`lmd.engine.grammar`)."""
-
-    def mask(self, logits: Logits) -> None:
-        """Make the tokens that may not come next impossible, in place."""
-
-    def accept(self, token: int, piece: bytes) -> list[int]:
-        """``token`` was generated. Returns the tokens that must follow it, which nobody needs to sample."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +25,7 @@ class SequenceSpec:
     preserved: frozenset[int] = frozenset()
     """Control tokens whose text is given when they are generated."""
     guide: Guide | None = None
+    """The constraint, compiled; belongs to this sequence alone."""
 
 
 class Sequence:

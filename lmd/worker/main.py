@@ -41,6 +41,8 @@ from lmd.worker.messages import (
 )
 
 STATS_SECONDS = 1.0
+COMPILE_POLL_SECONDS = 0.002
+"""How often an idle worker looks for constraints that its grammar thread has compiled."""
 
 
 class Outbox:
@@ -50,7 +52,7 @@ class Outbox:
         self._channel = channel
         self._outputs: list[Output] = []
         self._prefilled: list[Prefilled] = []
-        self._finished: list[Finished] = []
+        self._finished: list[Finished | Failed] = []
 
     def output(self, id: int, text: str, n_tokens: int, logprobs: list[TokenLogprob] | None) -> None:
         self._outputs.append(Output(id, text, n_tokens, logprobs))
@@ -60,6 +62,10 @@ class Outbox:
 
     def finished(self, id: int, reason: FinishReason, usage: Usage, text: str, stop: str | None) -> None:
         self._finished.append(Finished(id, reason, usage, text, stop))
+
+    def failed(self, id: int, error: LmdError) -> None:
+        sizes = (error.n_prompt, error.n_ctx) if isinstance(error, ContextLengthExceeded) else (0, 0)
+        self._finished.append(Failed(id, error.code, error.message, error.hint, error.param, *sizes))
 
     def flush(self) -> bool:
         """Send what there is. True when a sequence ended."""
@@ -71,11 +77,6 @@ class Outbox:
             self._channel.send(end)
         self._finished.clear()
         return ended
-
-
-def failed(id: int, error: LmdError) -> Failed:
-    sizes = (error.n_prompt, error.n_ctx) if isinstance(error, ContextLengthExceeded) else (0, 0)
-    return Failed(id, error.code, error.message, error.hint, error.param, *sizes)
 
 
 def prompt_parts(prompt: list[PromptText | PromptTokens]) -> list[tuple[str, bool] | list[int]]:
@@ -119,35 +120,32 @@ class WorkerMain:
         self._channel.send(Loaded(instance.loaded))
         while True:
             busy = instance.engine.busy
-            for message in self._channel.poll(0.0 if busy else None):
+            for message in self._channel.poll(0.0 if busy else COMPILE_POLL_SECONDS if instance.compiling else None):
                 self._take(message)
+            instance.collect()
             instance.engine.step()
             changed = self._outbox.flush()
             self._tell_stats(changed or not busy)
 
     def _take(self, message: ToWorker) -> None:
-        engine = self._instance.engine
+        instance, engine = self._instance, self._instance.engine
         match message:
-            case Generate():
-                try:
-                    self._instance.submit(message.id, prompt_parts(message.prompt), message)
-                except LmdError as exc:
-                    self._channel.send(failed(message.id, exc))
             case Cancel():
-                engine.cancel(message.id)
-            case Tokenize():
-                try:
-                    tokens = engine.encode(prompt_parts(message.prompt), add_special=message.add_special)
-                    self._channel.send(Tokens(message.id, tokens))
-                except LmdError as exc:
-                    self._channel.send(failed(message.id, exc))
-            case Detokenize():
-                try:
-                    self._channel.send(Text(message.id, engine.decode(message.tokens)))
-                except LmdError as exc:
-                    self._channel.send(failed(message.id, exc))
+                instance.cancel(message.id)
             case Load():
                 raise TypeError("a worker loads once in its life")
+            case _:
+                try:
+                    match message:
+                        case Generate():
+                            instance.submit(message.id, prompt_parts(message.prompt), message)
+                        case Tokenize():
+                            tokens = engine.encode(prompt_parts(message.prompt), add_special=message.add_special)
+                            self._channel.send(Tokens(message.id, tokens))
+                        case Detokenize():
+                            self._channel.send(Text(message.id, engine.decode(message.tokens)))
+                except LmdError as exc:
+                    self._outbox.failed(message.id, exc)
 
     def _tell_stats(self, now_please: bool) -> None:
         now = time.monotonic()

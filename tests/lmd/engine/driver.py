@@ -7,6 +7,7 @@ from typing import Any
 
 from lmd.engine.instance import EngineInstance
 from lmd.engine.llama import Backend
+from lmd.errors import LmdError
 from lmd.generation import FinishReason, SamplingParams, TokenLogprob, Usage
 from lmd.loading import LoadParams
 from lmd.worker.messages import Generate, PromptText, PromptTokens
@@ -20,8 +21,9 @@ class Answer:
     pieces: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     reason: FinishReason | None = None
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     stop: str | None = None
+    error: LmdError | None = None
     progress: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -44,6 +46,10 @@ class Recorder:
         answer.logprobs += logprobs or []
         if self.on_output:
             self.on_output(id)
+
+    def failed(self, id: int, error: LmdError) -> None:
+        assert self.of(id).error is None
+        self.of(id).error = error
 
     def prefilled(self, id: int, done: int, total: int) -> None:
         self.of(id).progress.append((done, total))
@@ -82,6 +88,9 @@ class Driver:
 
     def run(self, steps: int = 20_000) -> None:
         for _ in range(steps):
+            while self.instance.compiling and not self.engine.busy:
+                self.instance.collect()
+            self.instance.collect()
             if not self.engine.busy:
                 return
             self.engine.step()

@@ -106,7 +106,7 @@ def test_no_tokens_are_a_finished_answer(driver: Driver) -> None:
 
 def test_a_prompt_that_fills_the_context_is_refused_with_both_figures(make: Make) -> None:
     driver = make(context_length=32, parallel=1)
-    with pytest.raises(ContextLengthExceeded, match="maximum context length is 32 tokens.*has 33 tokens"):
+    with pytest.raises(ContextLengthExceeded, match=r"maximum context length is 32 tokens.*has 33 tokens"):
         driver.submit([5] * 33)
     assert not driver.engine.busy
 
@@ -217,7 +217,7 @@ def test_logprobs_are_those_of_the_whole_vocabulary(driver: Driver) -> None:
     assert b"".join(p.data for p in answer.logprobs[:-1]).decode() == answer.text
     for entry in answer.logprobs:
         assert entry.logprob <= 0
-        assert [t[0] for t in entry.top][0] == entry.token
+        assert entry.top[0][0] == entry.token
         assert entry.top[0][2] == pytest.approx(entry.logprob)
         assert sum(math.exp(p) for _, _, p in entry.top) <= 1.0001
     full = driver.ask(chat("Hello"), max_tokens=1, raw={"logprobs": 5000}).logprobs[0]
