@@ -208,6 +208,7 @@ class Daemon:
                 self._pool.mark_stale(name, wanted_of(self._services, name))
             except LmdError:
                 self._pool.mark_stale(name, None)
+        self._pool.refresh()
         logger.info("reloaded: %s", ", ".join([*reloaded.changed, *reloaded.settings]) or "nothing changed")
 
     # ── stop ──

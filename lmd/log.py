@@ -58,8 +58,9 @@ def setup(level: str = "info", format: Format = "auto", stream: TextIO | None = 
     handler.addFilter(_attach_request_id)
     root.addHandler(handler)
     root.setLevel(level.upper())
-    # aiohttp.access is ours (one line a request); asyncio's debug chatter is nobody's.
-    logging.getLogger("asyncio").setLevel(max(logging.WARNING, root.level))
+    # The libraries' chatter about themselves is nobody's.
+    for library in ("asyncio", "watchfiles"):
+        logging.getLogger(library).setLevel(max(logging.WARNING, root.level))
 
 
 def _handler(format: Format, stream: TextIO) -> logging.Handler:

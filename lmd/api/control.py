@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from math import inf
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,11 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from lmd import __version__
 from lmd.api.rows import model_rows, preset_rows, problem_rows
-from lmd.api.served import find_wanted
+from lmd.api.served import explicit_load
 from lmd.api.services import Services, services_of
 from lmd.api.status import error_code
+from lmd.config.store import Reloaded
 from lmd.errors import ConfigError, InvalidRequest, LmdError
 from lmd.loading import LoadParams
+from lmd.pool.changes import Subscription
 from lmd.pool.memory import probe
 from lmd.pool.pool import LoadOutcome
 from lmd.protocol import (
@@ -34,6 +35,7 @@ from lmd.protocol import (
 )
 
 NDJSON = "application/x-ndjson"
+_EVENTS_KEPT = 256
 
 _load_params = TypeAdapter(LoadParams)
 _Body = TypeVar("_Body")
@@ -102,7 +104,7 @@ def status_of(services: Services) -> Status:
         requests_served=services.activity.served,
         memory_total=memory.total,
         memory_free=memory.available,
-        memory_used=sum(row.memory for row in rows),
+        memory_used=services.pool.memory_used,
         problems=problem_rows(snapshot.problems),
         runtime={}
         if facts is None
@@ -170,12 +172,8 @@ async def load(request: web.Request) -> web.StreamResponse:
     body = await _read(request, LoadBody)
     services = services_of(request)
     services.activity.refuse_if_draining()
-    wanted = find_wanted(
-        services,
-        body.model,
-        load=_checked_load(body.load),
-        ttl=inf if body.ttl is None else body.ttl,
-        identifier=body.identifier,
+    wanted = explicit_load(
+        services, body.model, load=_checked_load(body.load), ttl=body.ttl, identifier=body.identifier
     )
     if body.estimate_only:
         return _json(services.pool.estimate(wanted))
@@ -218,12 +216,14 @@ def _checked_load(said: dict[str, object]) -> LoadParams:
 async def events(request: web.Request) -> web.StreamResponse:
     """Instance changes and reloads, until the client or the daemon ends it."""
     services = services_of(request)
-    queue: asyncio.Queue[Any] = asyncio.Queue()
-    unsubscribe = services.config.subscribe(
-        lambda reloaded: queue.put_nowait(
-            PresetsChanged([*reloaded.changed, *reloaded.settings], problem_rows(reloaded.problems))
-        )
-    )
+    # Bounded: a reader that stops reading finds the latest row of each instance when it goes on.
+    queue: asyncio.Queue[Any] = asyncio.Queue(_EVENTS_KEPT)
+
+    def reloaded(result: Reloaded) -> None:
+        if not queue.full():
+            queue.put_nowait(PresetsChanged([*result.changed, *result.settings], problem_rows(result.problems)))
+
+    unsubscribe = services.config.subscribe(reloaded)
     changes = asyncio.create_task(_copy(services.pool.subscribe(), queue))
     stream = _Lines(request)
     try:
@@ -237,12 +237,13 @@ async def events(request: web.Request) -> web.StreamResponse:
         await asyncio.gather(changes, return_exceptions=True)
 
 
-async def _copy(source: AsyncIterator[Any], queue: asyncio.Queue[Any]) -> None:
+async def _copy(source: Subscription, queue: asyncio.Queue[Any]) -> None:
     try:
-        async for event in source:
-            queue.put_nowait(event)
+        async with aclosing(source):
+            async for event in source:
+                await queue.put(event)
     finally:
-        queue.put_nowait(None)
+        await queue.put(None)
 
 
 class _Lines:

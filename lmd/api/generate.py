@@ -33,7 +33,7 @@ from lmd.generation import (
 from lmd.worker.messages import Output, Prefilled
 
 if TYPE_CHECKING:
-    from lmd.pool.pool import Lease
+    from lmd.pool.lease import Lease
 
 Events = AsyncGenerator[GenerationEvent, None]
 

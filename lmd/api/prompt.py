@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
-from lmd.chat.dialogue import Dialogue, Turn
 from lmd.errors import InvalidRequest
 from lmd.generation import (
     ChatPrompt,
@@ -29,10 +28,11 @@ from lmd.worker.messages import Constraint, Generate, PromptText, PromptTokens
 
 if TYPE_CHECKING:
     from lmd.api.served import Served
+    from lmd.chat.dialogue import Turn
     from lmd.chat.parser import ChatParser
     from lmd.config.preset import ChatSettings
     from lmd.library.catalog import Model
-    from lmd.pool.pool import Lease
+    from lmd.pool.lease import Lease
 
 _TEMPLATE_KEY = "tokenizer.chat_template"
 
@@ -85,6 +85,8 @@ async def prepare(served: Served, request: GenerationRequest, lease: Lease) -> P
 
 
 def _render(served: Served, prompt: ChatPrompt, lease: Lease) -> Turn:
+    from lmd.chat.dialogue import Dialogue
+
     chat, loaded = served.target.chat, lease.loaded
     dialogue = Dialogue.of(templates_of(served.target.model, chat))
     args = {**chat.template_args, **prompt.template_args}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lmd.errors import Conflict, ModelNotFound
 from lmd.generation import GenerationRequest
-from lmd.library.resolve import Target, resolve
+from lmd.library.resolve import Target, listing, resolve
 from lmd.loading import LoadParams
 from lmd.pool.wanted import Origin, Wanted
 
@@ -55,48 +55,52 @@ def find_served(services: Services, request: GenerationRequest) -> Served:
             f"'{name}' is not loaded, and [models] jit = false keeps requests from loading it.",
             hint=f"Load it with 'lmctl load {name}'.",
         )
-    ttl = target.ttl if request.ttl is None else request.ttl
-    return Served(name=name, target=target, wanted=_wanted(target, ttl=ttl))
+    wanted = _wanted(target)
+    if request.ttl is not None:
+        wanted = replace(wanted, ttl=_finite(request.ttl), pinned=wanted.pinned or isinf(request.ttl))
+    return Served(name=name, target=target, wanted=wanted)
 
 
-def find_wanted(services: Services, name: str, *, load: LoadParams, ttl: float, identifier: str | None) -> Wanted:
-    """What ``lmctl load`` asks for: ``load`` goes over the settings of the name. As `find_served` otherwise."""
+def explicit_load(
+    services: Services, name: str, *, load: LoadParams, ttl: float | None, identifier: str | None
+) -> Wanted:
+    """What ``lmctl load`` asks for: ``load`` goes over the settings of the name, and without ``ttl`` it stays.
+
+    ModelNotFound, AmbiguousModel.
+    """
     target = resolve(name, services.config.snapshot, services.catalog)
-    wanted = _wanted(target, ttl=ttl)
-    return replace(wanted, load=load.over(target.load), identifier=identifier, origin=Origin.EXPLICIT)
+    over = load.over(target.load)
+    draft = services.catalog.find(load.draft_model) if load.draft_model else target.draft
+    return replace(_wanted(target), load=over, draft=draft, ttl=ttl, identifier=identifier, origin=Origin.EXPLICIT)
 
 
-def _wanted(target: Target, *, ttl: float | None) -> Wanted:
+def wanted_of(services: Services, name: str, origin: Origin = Origin.JIT) -> Wanted:
+    """What has to be in memory to serve ``name`` by its settings alone. ModelNotFound, AmbiguousModel."""
+    return replace(_wanted(resolve(name, services.config.snapshot, services.catalog)), origin=origin)
+
+
+def _wanted(target: Target) -> Wanted:
     return Wanted(
         model=target.model,
         name=target.name,
         load=target.load,
         draft=target.draft,
-        ttl=None if ttl is None or isinf(ttl) else ttl,
-        pinned=target.pinned or (ttl is not None and isinf(ttl)),
+        ttl=_finite(target.ttl),
+        pinned=target.pinned,
     )
 
 
-def wanted_of(services: Services, name: str, origin: Origin = Origin.JIT) -> Wanted:
-    """What has to be in memory to serve ``name`` by its settings alone. ModelNotFound, AmbiguousModel."""
-    target = resolve(name, services.config.snapshot, services.catalog)
-    return replace(_wanted(target, ttl=target.ttl), origin=origin)
+def _finite(ttl: float) -> float | None:
+    """The pool's way to say "never" is None."""
+    return None if isinf(ttl) else ttl
 
 
 def served_names(services: Services) -> dict[str, float]:
     """Every name to list, and when its model came to be (Unix seconds): presets, models, and instances' identifiers."""
-    models = services.catalog.models
-    snapshot = services.config.snapshot
-    names: dict[str, float] = {}
-    for preset in snapshot.presets:
-        try:
-            names[preset] = resolve(preset, snapshot, services.catalog).model.mtime
-        except ModelNotFound:
-            continue  # its model is not on disk: `lmctl preset ls` tells
-    for key, model in models.items():
-        names.setdefault(key, model.mtime)
+    names = {one.name: one.model.mtime for one in listing(services.config.snapshot, services.catalog)}
     for row in services.pool.rows():
-        names.setdefault(row.id, models[row.model].mtime if row.model in models else row.loaded_at)
+        if (found := services.pool.find(row.id)) is not None:
+            names.setdefault(row.id, names.get(found.name, row.loaded_at))
     return names
 
 
@@ -106,7 +110,7 @@ def canonical_name(services: Services, name: str) -> tuple[str, float]:
         target = resolve(name, services.config.snapshot, services.catalog)
         return target.name, target.model.mtime
     except ModelNotFound:
-        found = services.pool.find(name)
-        if found is None:
+        names = served_names(services)
+        if name not in names:
             raise
-        return name, found.model.path.stat().st_mtime
+        return name, names[name]
