@@ -70,7 +70,7 @@ def root(
 
 @app.command()
 def status(ctx: typer.Context, *, as_json: JsonFlag = False, socket: SocketPath = None) -> None:
-    """Show how the daemon is: address, memory, requests, problems."""
+    """Show how the daemon is doing."""
     from lmctl.commands.status import show_status
 
     show_status(common(ctx, as_json, socket))
@@ -105,10 +105,12 @@ def load(
     *,
     ttl: Ttl = None,
     context_length: Annotated[
-        int | None, typer.Option("--context-length", "-c", min=1, help="The most tokens that one sequence may hold.")
+        int | None,
+        typer.Option("--context-length", "-c", metavar="N", min=1, help="The most tokens that one sequence may hold."),
     ] = None,
     parallel: Annotated[
-        int | None, typer.Option("--parallel", min=1, help="Sequences computed at once; more wait in a queue.")
+        int | None,
+        typer.Option("--parallel", metavar="N", min=1, help="Sequences computed at once; more wait in a queue."),
     ] = None,
     identifier: Annotated[
         str | None, typer.Option("--identifier", metavar="ID", help="The name that requests use for this instance.")

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 GAP = 2
 """Blank columns between a table's columns."""
+ENOUGH = 36
+"""No column leaves a narrow terminal as long as one wider than this could be folded instead."""
 NARROWEST = 12
-"""A column is cut to no less than this before the next one is cut as well."""
+"""A column is folded to no less than this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``keep``: on a narrow terminal the columns with the lowest go first; 9 is never left out."""
+    """``keep``: on a narrow terminal the columns with the lowest go first; 9 never leaves."""
 
     title: str
     keep: int = 9
@@ -65,7 +67,7 @@ def whole(value: Any) -> Any:
 
 
 def layout(columns: Sequence[Column], rows: Sequence[Row], width: int) -> dict[int, int]:
-    """Which columns are shown, by index, and how wide: all where they fit, then fewer, then the first ones cut."""
+    """The columns shown, by index, and how wide: all where they fit, then fewer, then the widest ones narrower."""
     from rich.cells import cell_len
 
     natural = {
@@ -74,16 +76,15 @@ def layout(columns: Sequence[Column], rows: Sequence[Row], width: int) -> dict[i
     # A column without a word in any row tells nothing, and costs a narrow terminal one that does.
     shown = {i: n for i, n in natural.items() if columns[i].keep == 9 or any(row[i] not in ("", "-") for row in rows)}
 
-    def total() -> int:
-        return sum(shown.values()) + GAP * (len(shown) - 1)
-
     for i in sorted(shown, key=lambda i: (columns[i].keep, -i)):
-        if total() <= width or columns[i].keep == 9:
+        if columns[i].keep == 9 or sum(min(n, ENOUGH) + GAP for n in shown.values()) - GAP <= width:
             break
         del shown[i]
-    for i in list(shown):
-        if (excess := total() - width) > 0:
-            shown[i] = max(min(NARROWEST, shown[i]), shown[i] - excess)
+    for _ in range(sum(shown.values()) + GAP * (len(shown) - 1) - width):
+        widest = max(shown, key=lambda i: shown[i])
+        if shown[widest] <= NARROWEST:
+            break
+        shown[widest] -= 1
     return shown
 
 
@@ -95,9 +96,10 @@ def table(columns: Sequence[Column], rows: Sequence[Row], width: int) -> "Render
     drawn = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     widths = layout(columns, rows, width)
     for i, cells in widths.items():
-        drawn.add_column(columns[i].title, justify=columns[i].align, no_wrap=True, overflow="ellipsis", width=cells)
+        # Folded at any character: a name that is cut could not be typed again.
+        drawn.add_column(columns[i].title, justify=columns[i].align, overflow="fold", width=cells)
     for row in rows:
-        drawn.add_row(*(Text(row[i], style=_STYLES.get(row[i], "")) for i in widths))
+        drawn.add_row(*(Text(row[i], style=_STYLES.get(row[i].partition(" ")[0], "")) for i in widths))
     return drawn
 
 
@@ -153,7 +155,8 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
 
 def note(text: str) -> None:
     """A line for a person, on standard error: never in the way of a script that reads the output."""
-    console(err=True).print(printable(text), style="dim", soft_wrap=True)
+    out = console(err=True)
+    out.print(printable(text), style="dim", soft_wrap=not out.is_terminal)
 
 
 def problem_text(problem: "ProblemRow") -> str:
@@ -165,7 +168,7 @@ def problem_text(problem: "ProblemRow") -> str:
 def print_problems(problems: Sequence["ProblemRow"]) -> None:
     out = console(err=True)
     for problem in problems:
-        out.print(printable(problem_text(problem)), style="red", soft_wrap=True)
+        out.print(printable(problem_text(problem)), style="red", soft_wrap=not out.is_terminal)
 
 
 def print_error(error: CommandError, *, as_json: bool) -> None:
@@ -183,8 +186,10 @@ def print_error(error: CommandError, *, as_json: bool) -> None:
     from rich.text import Text
 
     out = console(err=True)
-    out.print(Text.assemble(("error: ", "bold red"), printable(error.message)), soft_wrap=True)
+    # A pipe gets one line for each thing said, a person's terminal lines that end between words.
+    plain = not out.is_terminal
+    out.print(Text.assemble(("error: ", "bold red"), printable(error.message)), soft_wrap=plain)
     if error.problems:
         print_problems(error.problems)
     if error.hint:
-        out.print(Text(printable(error.hint), style="dim"), soft_wrap=True)
+        out.print(Text(printable(error.hint), style="dim"), soft_wrap=plain)

@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lmctl.client import Client
 from lmctl.errors import CommandError
@@ -23,7 +23,6 @@ COLUMNS = (
     Column("TOK/S", keep=5, align="right"),
     Column("MEMORY", keep=6, align="right"),
     Column("TTL LEFT", keep=8, align="right"),
-    Column("NOTE", keep=1),
 )
 REFRESH_SECONDS = 1.0
 """How often ``--watch`` asks again for what changes without an event: speeds, cells in use, time left."""
@@ -34,12 +33,14 @@ def list_instances(common: Common) -> None:
     if common.json:
         print_json(rows)
     elif rows:
-        print_table(COLUMNS, [cells(row, time.time()) for row in rows])
+        print_table(COLUMNS, [cells(row) for row in rows])
+        for line in remarks(rows):
+            note(line)
     else:
         note("No model is in memory. 'lmctl load MODEL' loads one, and so does the first request for it.")
 
 
-def cells(row: InstanceRow, now: float) -> list[str]:
+def cells(row: InstanceRow) -> list[str]:
     return [
         row.id,
         row.model,
@@ -50,12 +51,11 @@ def cells(row: InstanceRow, now: float) -> list[str]:
         f"{row.kv_used / row.kv_cells:.0%}" if row.kv_cells else "-",
         f"{row.decode_tps:.1f}" if row.decode_tps else "-",
         size(row.memory),
-        time_left(row, now),
-        remark(row),
+        time_left(row),
     ]
 
 
-def time_left(row: InstanceRow, now: float) -> str:
+def time_left(row: InstanceRow) -> str:
     if row.ttl is None or row.pinned:
         return "never"
     if row.expires_in is None:
@@ -63,8 +63,12 @@ def time_left(row: InstanceRow, now: float) -> str:
     return duration(row.expires_in)
 
 
-def remark(row: InstanceRow) -> str:
-    """What a person should know beyond the state, most urgent first."""
+def remarks(rows: Sequence[InstanceRow]) -> list[str]:
+    """What a person should know beyond the table, a line for each instance where there is something."""
+    return [f"{row.id}: {', '.join(said)}" for row in rows if (said := _remark(row))]
+
+
+def _remark(row: InstanceRow) -> list[str]:
     said = []
     if row.error:
         said.append(row.error)
@@ -73,10 +77,10 @@ def remark(row: InstanceRow) -> str:
     if row.retry_in is not None:
         said.append(f"next try in {duration(row.retry_in)}")
     if row.stale:
-        said.append("settings edited since")
+        said.append("settings edited since it was loaded")
     if row.pinned:
         said.append("pinned")
-    return ", ".join(said)
+    return said
 
 
 def watch_instances(common: Common) -> None:
@@ -99,6 +103,7 @@ def watch_instances(common: Common) -> None:
 
 
 def _live(client: Client) -> None:
+    from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
@@ -106,10 +111,10 @@ def _live(client: Client) -> None:
     with Live(console=out, auto_refresh=False, vertical_overflow="crop") as screen:
         for _ in _wakes(client):
             rows = client.get("/instances", list[InstanceRow])
-            lines = [[one_line(cell) or "-" for cell in cells(row, time.time())] for row in rows]
-            screen.update(
-                table(COLUMNS, lines, out.width) if lines else Text("No model is in memory.", style="dim"), refresh=True
-            )
+            lines = [[one_line(cell) or "-" for cell in cells(row)] for row in rows]
+            below = remarks(rows) if rows else ["No model is in memory."]
+            drawn = [table(COLUMNS, lines, out.width)] if rows else []
+            screen.update(Group(*drawn, *(Text(one_line(line), style="dim") for line in below)), refresh=True)
 
 
 def _wakes(client: Client) -> Iterator[None]:

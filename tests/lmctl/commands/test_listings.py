@@ -76,10 +76,11 @@ async def test_ps_tells_use_memory_and_time_left(daemon: FakeDaemon, lmctl: Run)
     )  # fmt: skip
     loading = InstanceRow(id="new", model="owner/new", state="loading", progress=0.42, ttl=300.0)
     daemon.instances = [TINY, busy, loading]
-    _, tiny, big, new = (await lmctl("ps")).out.splitlines()
+    ran = await lmctl("ps")
+    _, tiny, big, new = ran.out.splitlines()
     assert "0/4" in tiny and "44.0 MiB" in tiny and "42s" in tiny
     assert "4/4 +3" in big and "42%" in big and "33.7" in big and "never" in big
-    assert "settings edited since, pinned" in big
+    assert ran.err == "big: settings edited since it was loaded, pinned\n"
     assert "loading 42%" in new and "5m" in new
 
 
