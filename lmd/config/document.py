@@ -33,10 +33,10 @@ class Document:
 
     def problem(self, loc: Loc, message: str) -> Problem:
         line, column = self.position(loc)
-        return Problem(str(self.path), message, key=dotted(loc), line=line, column=column)
+        return Problem(printable(self.path), message, key=dotted(loc), line=line, column=column)
 
     def origin(self, loc: Loc) -> str:
-        return f"{self.path}:{self.position(loc).line}"
+        return f"{printable(self.path)}:{self.position(loc).line}"
 
 
 def dotted(loc: Loc) -> str:
@@ -50,19 +50,28 @@ def dotted(loc: Loc) -> str:
     return text
 
 
+def printable(text: object) -> str:
+    """``str(text)`` with what is no text in it (odd bytes of file names, control characters) written as escapes."""
+    escaped = str(text).encode("utf-8", "backslashreplace").decode()
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in escaped)
+
+
 def read_text(path: Path) -> str:
     """The text of a regular file of at most MAX_FILE bytes of UTF-8. Raises ConfigError with one problem."""
 
     def wrong(message: str) -> ConfigError:
-        return ConfigError([Problem(str(path), message)])
+        return ConfigError([Problem(printable(path), message)])
 
     try:
         # O_NONBLOCK: a FIFO of that name must not hold up the daemon.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(fd, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise wrong("this is not a regular file")
-            data = file.read(MAX_FILE + 1)
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                data = file.read(MAX_FILE + 1)
+        finally:
+            os.close(fd)
     except OSError as exc:
         raise wrong(f"cannot be read: {(exc.strerror or str(exc)).lower()}") from exc
     except ValueError as exc:
@@ -73,7 +82,7 @@ def read_text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
-        raise ConfigError([Problem(str(path), f"is not UTF-8 text: {exc.reason}", line=line)]) from exc
+        raise ConfigError([Problem(printable(path), f"is not UTF-8 text: {exc.reason}", line=line)]) from exc
 
 
 def digest_of(*texts: str) -> str:
@@ -94,7 +103,7 @@ def parse_document(path: Path, text: str) -> Document:
         raise ConfigError([_syntax_problem(path, text, str(exc))]) from exc
     except (ValueError, RecursionError) as exc:
         reason = "its arrays and tables are nested too deep" if isinstance(exc, RecursionError) else str(exc)
-        raise ConfigError([Problem(str(path), f"cannot be read as TOML: {reason}")]) from exc
+        raise ConfigError([Problem(printable(path), f"cannot be read as TOML: {reason}")]) from exc
     return Document(path, text, digest_of(text), table, positions)
 
 
@@ -107,9 +116,9 @@ def _syntax_problem(path: Path, text: str, message: str) -> Problem:
     # The wording is CPython's, the same from 3.11 to 3.14.
     said = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL)
     if said is None:
-        return Problem(str(path), f"TOML syntax: {message}")
+        return Problem(printable(path), f"TOML syntax: {message}")
     if said[2]:
         line, column = int(said[2]), int(said[3])
     else:
         line, column = text.count("\n") + 1, len(text) - (text.rfind("\n") + 1) + 1
-    return Problem(str(path), f"TOML syntax: {said[1][:1].lower()}{said[1][1:]}", line=line, column=column)
+    return Problem(printable(path), f"TOML syntax: {said[1][:1].lower()}{said[1][1:]}", line=line, column=column)

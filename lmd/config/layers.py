@@ -152,6 +152,7 @@ def _take(layer: _Layer, document: Document, loc: Loc, value: Any, wrong: set[st
 def _environment(environ: Mapping[str, str]) -> _Layer:
     layer = _Layer()
     known = {PREFIX + key.replace(".", "__").upper(): key for key in schema.leaves(Settings)}
+    by_letters = {variable.replace("_", ""): variable for variable in known}
     for variable, text in sorted(environ.items()):
         if not variable.startswith(PREFIX):
             continue
@@ -162,13 +163,13 @@ def _environment(environ: Mapping[str, str]) -> _Layer:
             except schema.Misfit as exc:
                 layer.problems += [Problem("environment", fault.message, key=variable) for fault in exc.faults]
             continue
-        near = difflib.get_close_matches(variable, known, n=1, cutoff=0.85)
-        hint = f"; did you mean {near[0]}?" if near else ""
         # Only names with our "__" are surely meant for us: Kubernetes sets LMD_PORT for a service named lmd.
         if "__" in variable:
-            layer.problems.append(Problem("environment", f"no such setting{hint}", key=variable))
-        elif near:
-            layer.notices.append(Problem("environment", f"is no setting and has no effect{hint}", key=variable))
+            near = difflib.get_close_matches(variable, known, n=1, cutoff=0.75)
+            message = "no such setting" + (f"; did you mean {near[0]}?" if near else "")
+            layer.problems.append(Problem("environment", message, key=variable))
+        elif meant := by_letters.get(variable.replace("_", "")):
+            layer.notices.append(Problem("environment", f"has no effect; did you mean {meant}?", key=variable))
     return layer
 
 

@@ -11,7 +11,7 @@ from annotated_types import MaxLen, MinLen
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from lmd.config import schema
-from lmd.config.document import Document, digest_of, parse_document, read_text
+from lmd.config.document import Document, digest_of, parse_document, printable, read_text
 from lmd.config.layers import absolute
 from lmd.config.positions import Loc
 from lmd.config.units import Duration
@@ -131,10 +131,8 @@ def read_preset_file(
     """
     name = path.stem
     if not _NAME.fullmatch(name):
-        message = (
-            "a preset's file name is letters, digits and . _ - + : @, starts with a letter or digit, ends in .toml"
-        )
-        raise ConfigError([Problem(str(path), f"{message}, and has at most 128 characters")])
+        wanted = "letters, digits and . _ - + : @, at most 128, the first a letter or digit"
+        raise ConfigError([Problem(printable(path), f"a preset's file name before .toml is {wanted}")])
     text = read_text(path)
     if known is not None and known.path == path and known.document.digest == digest_of(text):
         document, said = known.document, known.said
@@ -147,7 +145,7 @@ def read_preset_file(
         try:
             template = read_text(template_file)
         except ConfigError as exc:
-            message = f"{template_file} {exc.problems[0].message}"
+            message = f"{printable(template_file)} {exc.problems[0].message}"
             raise ConfigError([document.problem(("chat", "template_file"), message)]) from exc
     return PresetFile(name, document, said, template_file, template)
 

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from lmd.config.document import dotted
+from lmd.config.document import dotted, printable
 from lmd.config.positions import Loc
 
 
@@ -188,4 +188,4 @@ def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     if isinstance(value, dict):
         return "a table"
-    return text if len(text) <= 60 else text[:57] + "…"
+    return printable(text if len(text) <= 60 else text[:57] + "…")

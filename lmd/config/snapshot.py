@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from lmd.config.document import printable
 from lmd.config.layers import LoadedSettings, flatten
 from lmd.config.preset import Preset, PresetFile, read_preset_file, resolve_preset
 from lmd.config.settings import Settings
@@ -83,7 +84,7 @@ def read_presets(
         is_missing = isinstance(exc, FileNotFoundError)
         if is_required or not is_missing:
             reason = (exc.strerror or str(exc)).lower()
-            problems.append(Problem(str(folder), f"the preset directory cannot be read: {reason}"))
+            problems.append(Problem(printable(folder), f"the preset directory cannot be read: {reason}"))
         if known is not None and not is_missing:
             return replace(known, problems=tuple(problems))
         paths = []
@@ -116,7 +117,7 @@ def _settle(
             preset = resolve_preset(name, files, environ=environ)
             if not preset.model and name not in extended:
                 message = 'names no model, and no preset extends it; write model = "…" (`lmctl ls` lists keys)'
-                raise ConfigError([Problem(str(file.path), message, key="model")])
+                raise ConfigError([Problem(printable(file.path), message, key="model")])
             versions[name] = preset
         except ConfigError as exc:
             problems += exc.problems
@@ -154,7 +155,9 @@ def _clashes(
         owner = owners.setdefault(wanted, name)
         if owner != name and name not in clashes:
             what = "is the name of" if wanted == owner else "is an alias of"
-            message = f"'{wanted}' {what} the preset in {versions[owner].file}; one name can mean one preset only"
+            message = (
+                f"'{wanted}' {what} the preset in {printable(versions[owner].file)}; one name can mean one preset only"
+            )
             document = files[name].document
             aliases = versions[name].aliases
             loc = ("aliases", aliases.index(wanted)) if wanted in aliases else ()
@@ -179,7 +182,7 @@ def keep_until_restart(running: LoadedSettings, read: LoadedSettings) -> LoadedS
         part = getattr(settings, section).model_copy(update={name: now[key]})
         settings = settings.model_copy(update={section: part})
         line = origins[key].rpartition(":")[2]
-        where, number = (str(read.file), int(line)) if line.isdecimal() else ("settings", 0)
+        where, number = (printable(read.file), int(line)) if line.isdecimal() else ("settings", 0)
         notices.append(Problem(where, "takes effect when lmd is started again", key=key, line=number))
         origins[key] = running.origins[key]
     return LoadedSettings(settings=settings, origins=origins, file=read.file, notices=(*read.notices, *notices))
@@ -190,7 +193,7 @@ def alias_clashes(snapshot: Snapshot, model_keys: Iterable[str]) -> tuple[Proble
     keys = {key.casefold(): key for key in model_keys}
     return tuple(
         Problem(
-            str(preset.file),
+            printable(preset.file),
             f"'{alias}' is also the key of a model ({keys[alias.casefold()]}); one name can mean one thing only",
             key="aliases",
         )

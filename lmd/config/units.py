@@ -16,7 +16,7 @@ __all__ = ["MAX_DURATION", "Duration", "Size", "format_duration", "format_size",
 
 MAX_SIZE = 2**63 - 1
 
-_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*([kmgtp]?i?b)?", re.IGNORECASE | re.ASCII)
+_SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,9})?)\s*([kmgtp]?i?b)?", re.IGNORECASE | re.ASCII)
 _FACTORS = {"": 1, "b": 1} | {
     prefix + suffix: base**power
     for power, prefix in enumerate("kmgtp", start=1)
