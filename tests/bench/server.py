@@ -11,6 +11,8 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.bench.stream import RequestFailed
+
 START_SECONDS = 120.0
 STOP_SECONDS = 20.0
 
@@ -57,13 +59,18 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def process(command: Sequence[str | Path], log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run ``command`` in its own process group with its output in ``log``; on leaving, SIGTERM, then SIGKILL to all."""
+    """Run ``command`` in its own process group with its output in ``log``; on leaving, SIGTERM, then SIGKILL to all.
+
+    A RequestFailed that ends the context becomes one that tells the end of the log.
+    """
     with log.open("wb") as output:
         child = await asyncio.create_subprocess_exec(
             *map(str, command), stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
     try:
         yield child
+    except RequestFailed as exc:
+        raise RequestFailed(f"{exc}\nThe end of the server's log:\n{tail(log)}") from exc
     finally:
         if child.returncode is None:
             child.terminate()
