@@ -91,7 +91,7 @@ class _Reader:
 
     def check(self, n: int) -> None:
         if n > self.size - self.pos:
-            raise _Bad(f"its header claims {n} bytes at offset {self.pos}, but the file has {self.size} bytes in all")
+            raise _Bad(f"its header claims {n} bytes at offset {self.pos}, but the file has only {self.size}")
         if self.pos + n > MAX_HEADER:
             raise _Bad(f"its header is longer than {MAX_HEADER >> 20} MiB")
 
@@ -138,10 +138,18 @@ class _Reader:
                     continue
                 # Text unlike the usual: walk singly, and ever longer, so that failed attempts stay few.
                 patience *= 2
-            for _ in range(min(count, patience)):
-                (n,) = self.unpack(_U64)
-                self.skip(n)
+            singly = min(count, patience)
+            self._walk_strings(singly)
+            count -= singly
+
+    def _walk_strings(self, count: int) -> None:
+        while count > 0:
+            at = self.ensure(8)
+            data, last = self.data, len(self.data) - 8
+            while count > 0 and at <= last:
+                at += 8 + _U64.unpack_from(data, at)[0]
                 count -= 1
+            self.skip(self.start + at - self.pos)
 
 
 def _text(raw: bytes, what: str) -> str:
