@@ -43,6 +43,7 @@ class JsonKeys:
     array: bool = False
     """The calls stand in one array."""
     name_first: bool = True
+    id_first: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +79,24 @@ class Format:
     """TAGGED: the types that mean a bare string."""
     arguments_end: str = ""
     """TAGGED: after the last argument, before ``call_end``."""
+    escapes: bool = False
+    """PYTHONIC: strings are written as Python writes them; else nothing in them is escaped."""
     stops: tuple[str, ...] = ()
     """Ends of a turn, as text; they end generation and are no part of the answer."""
     parallel: bool = False
     """The template shows several calls in one turn."""
     short_ids: bool = False
+    id_form: str = ""
+    """Ids as the model counts them, with ``{name}`` and ``{index}`` (Kimi's ``functions.{name}:{index}``)."""
+    prefill: str = ""
+    """The end of every prompt that belongs to the answer's markers."""
+    header: tuple[str, str] | None = None
+    """Channels: what begins and what ends the header of a message."""
+    message_ends: tuple[str, ...] = ()
+    reasoning_headers: tuple[str, ...] = ()
+    """Words in a header that mean reasoning."""
+    recipient: str = ""
+    """What stands before the tool's name in a header whose message is a call's arguments."""
     override: str = ""
     """The name of the override that this format is; "": derived."""
 
@@ -108,9 +122,14 @@ class Format:
             self.reasoning_start, self.reasoning_end, *self.wrappers, self.section_start, self.section_end,
             self.call_start, self.call_end, self.separator, self.id_end, self.name_id, self.name_end, self.key_start,
             self.key_end, self.type_end, self.value_end, self.arguments_end, *self.stops,
+            self.prefill, *(self.header or ()), *self.message_ends, "<|channel|><|constrain|>" if self.recipient else "",
             *(['<|"|>'] if self.style is Style.BRACES else []),
         )  # fmt: skip
         return tuple(dict.fromkeys(token for text in texts for token in tokens_in(text)))
+
+    def written_id(self, name: str, written: str) -> str:
+        """The id of a call that carries ``written`` after its name."""
+        return self.id_form.format(name=name, index=written) if self.id_form and written.isdigit() else written
 
     def opens_reasoning(self, prompt: str) -> bool:
         """Whether ``prompt`` ends inside a reasoning block."""
