@@ -83,9 +83,7 @@ class Need:
 
 def estimate(header: Header, load: LoadParams, draft: Header | None = None, vram: int = 0) -> Need:
     """``vram``: bytes that llama.cpp's devices have for us in all; layers go there first, as ``gpu_layers`` allows."""
-    context = load.context_length or min(
-        header.number("context_length") or DEFAULT_CONTEXT_LENGTH, DEFAULT_CONTEXT_LENGTH
-    )
+    context = load.context_length or min(header.context_length or DEFAULT_CONTEXT_LENGTH, DEFAULT_CONTEXT_LENGTH)
     parallel = load.parallel or DEFAULT_PARALLEL
     cells = load.kv_cells or context * parallel
     least = load.kv_cells or load.context_length or min(context, LEAST_CONTEXT)
@@ -125,34 +123,20 @@ def _offloaded_share(header: Header, load: LoadParams, amount: int, vram: int) -
     """The part (0..1) of a load that goes to VRAM."""
     if vram <= 0 or load.gpu_layers == 0:
         return 0.0
-    layers = max(1, header.number("block_count"))
+    layers = max(1, header.block_count)
     if isinstance(load.gpu_layers, int):
         return min(load.gpu_layers, layers) / layers
     return min(1.0, vram / amount) if amount else 0.0
 
 
-def _per_layer(header: Header, key: str, layers: int, default: int) -> list[int]:
-    value = header.get(key)
-    if isinstance(value, list):
-        numbers = [int(entry) if isinstance(entry, int | float) else default for entry in value]
-        return (numbers + [default] * layers)[:layers]
-    return [int(value) if isinstance(value, int | float) else default] * layers
-
-
 def _kv_bytes(header: Header, cells: int, cache_type: str) -> int:
     """Keys and values of ``cells`` tokens in every layer that has attention."""
-    layers = header.number("block_count")
-    width = header.number("embedding_length")
-    heads = _per_layer(header, "attention.head_count", layers, 0)
-    kv_heads = _per_layer(header, "attention.head_count_kv", layers, max(heads, default=0))
-    head_width = width // max(1, max(heads, default=1))
-    key = header.number("attention.key_length", head_width)
-    value = header.number("attention.value_length", head_width)
+    heads = sum(header.head_count_kv)
+    key, value = header.key_length, header.value_length
     if lora := header.number("attention.kv_lora_rank"):  # multi-head latent attention keeps one compressed vector
-        kv_heads, key, value = [1] * layers, lora + header.number("rope.dimension_count"), 0
-    elements = sum(kv_heads) * (key + value)
+        heads, key, value = header.block_count, lora + header.number("rope.dimension_count"), 0
     padded = -(-cells // _CELL_PADDING) * _CELL_PADDING
-    return int(elements * padded * _CACHE_BYTES[cache_type])
+    return int(heads * (key + value) * padded * _CACHE_BYTES[cache_type])
 
 
 def _recurrent_bytes(header: Header) -> int:
@@ -162,15 +146,13 @@ def _recurrent_bytes(header: Header) -> int:
         return 0
     convolution = max(0, header.number("ssm.conv_kernel") - 1)
     columns = inner + 2 * header.number("ssm.group_count") * state
-    return 4 * header.number("block_count") * (inner * state + convolution * columns)
+    return 4 * header.block_count * (inner * state + convolution * columns)
 
 
 def _compute_bytes(header: Header, batch: int, parallel: int) -> int:
     """Working memory of one step: the widest activations of ``batch`` tokens and the logits of those sampled."""
-    width = header.number("embedding_length")
-    inner = max(header.number("feed_forward_length"), header.number("expert_feed_forward_length"))
-    vocabulary = header.lengths.get("tokenizer.ggml.tokens", 0)
-    return 4 * (batch * (4 * width + 2 * inner) + 2 * vocabulary * max(parallel, 1))
+    inner = max(header.feed_forward_length, header.number("expert_feed_forward_length"))
+    return 4 * (batch * (4 * header.embedding_length + 2 * inner) + 2 * header.vocab_size * parallel)
 
 
 # ── what there is ─────────────────────────────────────────────────────────────────────────────

@@ -519,7 +519,8 @@ class Pool:
             self._timer = None
         at = min(times, default=inf)
         if at < inf:
-            self._timer = self._clock.call_later(max(0.0, at - now), self._pump)
+            # A millisecond late: a timer that rounding lets fire too early would be set again and again.
+            self._timer = self._clock.call_later(max(0.0, at - now) + 0.001, self._pump)
 
     # ── memory ────────────────────────────────────────────────────────────────────────────────
 

@@ -1,0 +1,276 @@
+"""Random operations against the pool, with a fake clock and fake workers, and what must hold after each of them."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from lmd.errors import LmdError
+from lmd.pool.memory import MIB, PROCESS_BYTES
+from lmd.pool.wanted import Origin
+from lmd.worker.messages import Finished
+from tests.lmd.pool.rig import GIB, SAY, Rig, settle, want
+
+SIZES = {"a": 6.0, "b": 5.0, "c": 1.0, "d": 2.0, "huge": 20.0}
+NAMES = st.sampled_from(sorted(SIZES))
+TTLS = st.sampled_from([0.0, 1.0, 60.0, None])
+
+
+@dataclass
+class Client:
+    name: str
+    answers: int = 0
+    error: LmdError | None = None
+    worker: object = None
+    """Whose answer it is reading: it holds a lease."""
+    may_fail: bool = False
+    """Its worker was killed, or its instance ended by force."""
+    left: bool = False
+    task: asyncio.Task = field(default=None)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.clients = []
+        self.versions = dict.fromkeys(SIZES, None)
+        self.background = []
+        self.rig = self.run(self.make())
+
+    def run(self, coroutine):
+        return self.loop.run_until_complete(coroutine)
+
+    async def make(self):
+        return await Rig(stops_at_once=False, standby=True, queue_timeout=100.0).start()
+
+    def wanted(self, name, **options):
+        return want(name, SIZES[name], context_length=self.versions[name], **options)
+
+    # ── operations ────────────────────────────────────────────────────────────────────────────
+
+    @rule(name=NAMES, ttl=TTLS, burst=st.integers(1, 3))
+    def requests(self, name, ttl, burst):
+        async def operation():
+            for _ in range(burst):
+                client = Client(name)
+                client.task = asyncio.ensure_future(self.serve(client, self.wanted(name, ttl=ttl)))
+                self.clients.append(client)
+            await settle()
+
+        self.run(operation())
+
+    async def serve(self, client, wanted):
+        try:
+            async with self.rig.pool.lease(wanted) as lease:
+                answer = lease.generate(SAY)
+                client.worker = next((w for w in self.rig.workers if answer in w.open.values()), None)
+                async for item in answer:
+                    if isinstance(item, Finished):
+                        client.answers += 1
+        except LmdError as error:
+            client.error = error
+            client.answers += 1
+        finally:
+            client.worker = None
+
+    @precondition(lambda self: self.open_clients())
+    @rule(data=st.data())
+    def a_client_leaves(self, data):
+        client = data.draw(st.sampled_from(self.open_clients()), label="client")
+
+        async def operation():
+            client.left = True
+            client.task.cancel()
+            await settle()
+
+        self.run(operation())
+
+    @rule(seconds=st.sampled_from([0.01, 0.06, 1.0, 3.5, 30.0, 61.0, 400.0]))
+    def time_passes(self, seconds):
+        self.run(self.rig.advance(seconds))
+
+    @precondition(lambda self: self.rig.loading())
+    @rule(data=st.data(), good=st.booleans())
+    def a_load_ends(self, data, good):
+        worker = data.draw(st.sampled_from(self.rig.loading()), label="worker")
+
+        async def operation():
+            if good:
+                self.rig.finish(worker, self.size_of(worker))
+            else:
+                worker.fail_load()
+            await settle()
+
+        self.run(operation())
+
+    @precondition(lambda self: self.serving())
+    @rule(data=st.data())
+    def answers_end(self, data):
+        worker = data.draw(st.sampled_from(self.serving()), label="worker")
+        self.run(self.rig.answer(worker))
+
+    @precondition(lambda self: self.rig.alive())
+    @rule(data=st.data())
+    def a_worker_is_killed(self, data):
+        worker = data.draw(st.sampled_from(self.rig.alive()), label="worker")
+
+        async def operation():
+            for client in self.clients:
+                client.may_fail |= client.worker is worker
+            worker.die()
+            await settle()
+
+        self.run(operation())
+
+    @precondition(lambda self: self.ending())
+    @rule(data=st.data())
+    def a_process_ends(self, data):
+        worker = data.draw(st.sampled_from(self.ending()), label="worker")
+
+        async def operation():
+            worker.let_stop()
+            await settle()
+
+        self.run(operation())
+
+    @rule(name=NAMES, ttl=TTLS, reload=st.booleans(), pinned=st.booleans())
+    def load(self, name, ttl, reload, pinned):
+        async def operation():
+            wanted = self.wanted(name, ttl=ttl, pinned=pinned, origin=Origin.EXPLICIT)
+            self.background.append(asyncio.ensure_future(self.quietly(self.rig.pool.load(wanted, reload=reload))))
+            await settle()
+
+        self.run(operation())
+
+    @precondition(lambda self: self.rig.pool.rows())
+    @rule(data=st.data(), force=st.booleans())
+    def unload(self, data, force):
+        id = data.draw(st.sampled_from([row.id for row in self.rig.pool.rows()]), label="id")
+
+        async def operation():
+            if force:
+                for client in self.clients:
+                    client.may_fail |= client.worker is not None and client.worker.name == id
+            self.background.append(asyncio.ensure_future(self.quietly(self.rig.pool.unload(id, force))))
+            await settle()
+
+        self.run(operation())
+
+    @rule(name=NAMES, version=st.sampled_from([None, 64, 128]))
+    def a_preset_is_edited(self, name, version):
+        async def operation():
+            self.versions[name] = version
+            self.rig.pool.mark_stale(name, self.wanted(name))
+            await settle()
+
+        self.run(operation())
+
+    @rule(name=NAMES)
+    def a_preset_is_deleted(self, name):
+        async def operation():
+            self.rig.pool.mark_stale(name, None)
+            await settle()
+
+        self.run(operation())
+
+    async def quietly(self, operation):
+        try:
+            await operation
+        except LmdError:
+            pass
+
+    # ── what is where ─────────────────────────────────────────────────────────────────────────
+
+    def open_clients(self):
+        return [client for client in self.clients if not client.task.done()]
+
+    def serving(self):
+        return [worker for worker in self.rig.alive() if worker.open]
+
+    def ending(self):
+        return [worker for worker in self.rig.alive() if worker.ending]
+
+    @staticmethod
+    def size_of(worker):
+        return SIZES[worker.request.path.removeprefix("/models/").removesuffix(".gguf")]
+
+    # ── what must hold ────────────────────────────────────────────────────────────────────────
+
+    @invariant()
+    def no_leased_instance_is_ended(self):
+        for client in self.clients:
+            assert client.worker is None or client.may_fail or not client.worker.ending, client.name
+
+    @invariant()
+    def no_request_is_answered_twice_or_lost(self):
+        for client in self.clients:
+            assert client.answers <= 1
+            if client.task.done() and not client.left:
+                assert client.answers == 1, f"{client} ended without an answer"
+            if client.error is not None and client.error.code == "worker_died":
+                assert client.may_fail
+
+    @invariant()
+    def memory_is_that_of_the_live_instances(self):
+        promised = sum(int(self.size_of(w) * GIB) for w in self.rig.alive() if w.request is not None)
+        assert abs(self.rig.pool.memory_used - promised) <= MIB
+        assert promised <= self.rig.ram + PROCESS_BYTES
+
+    @invariant()
+    def no_weights_are_in_memory_twice(self):
+        ready = [instance.key for instance in self.rig.pool._instances if instance.state == "ready"]
+        reloading = {i.replaces for i in self.rig.pool._instances if i.replaces is not None}
+        retiring = [i.key for i in self.rig.pool._instances if i.retiring]
+        assert len(ready) - len(set(ready)) <= len(retiring) + len(reloading)
+
+    @invariant()
+    def every_lease_has_its_request(self):
+        waiting = len(self.open_clients()) + sum(not task.done() for task in self.background)
+        assert self.rig.pool.active_leases <= waiting
+
+    def teardown(self):
+        self.run(self.drain_everything())
+        self.loop.close()
+
+    async def drain_everything(self):
+        """Let every load and answer come to its end: then everybody has been served and everything leaves."""
+        for _ in range(400):
+            for worker in self.ending():
+                worker.let_stop()
+            await settle()
+            for worker in self.rig.loading():
+                self.rig.finish(worker, self.size_of(worker))
+            await settle()
+            for worker in self.serving():
+                await self.rig.answer(worker)
+            await self.rig.advance(1.0)
+        assert self.open_clients() == []
+        assert all(task.done() for task in self.background)
+        self.no_request_is_answered_twice_or_lost()
+        assert self.rig.pool.active_leases == 0
+        unloading = asyncio.ensure_future(self.rig.pool.unload_all())
+        await settle()
+        for worker in self.ending():
+            worker.let_stop()
+        await unloading
+        assert self.rig.pool.memory_used == 0
+        assert len(self.rig.alive()) <= 1  # the standby
+        stopping = asyncio.ensure_future(self.rig.pool.stop())
+        await settle()
+        for worker in self.ending():
+            worker.let_stop()
+        await stopping
+        assert self.rig.alive() == []
+        assert len(asyncio.all_tasks()) == 1
+
+
+TestPool = PoolMachine.TestCase
+TestPool.settings = settings(
+    max_examples=50,
+    stateful_step_count=50,  # 50 × 50 operations
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)
