@@ -121,14 +121,8 @@ def refuse_unsupported(request: GenerationRequest) -> None:
 
     prompt = request.prompt
     if isinstance(prompt, ChatPrompt):
-        if prompt.tools:
-            refuse("Tools", "tools")
-        if prompt.response_format.kind != "text":
-            refuse("Structured answers", "response_format")
         if any(isinstance(part, ImagePart) for message in prompt.messages for part in message.parts):
             refuse("Images", "messages")
-        if prompt.reasoning_effort not in {None, "none"}:
-            refuse("Reasoning efforts", "reasoning_effort")
     else:
         if prompt.suffix:
             refuse("Fill-in-the-middle completions", "suffix")
@@ -136,8 +130,6 @@ def refuse_unsupported(request: GenerationRequest) -> None:
             refuse("Log probabilities of an echoed prompt", "echo")
     if request.best_of is not None and request.best_of != request.n:
         refuse("More candidates than answers", "best_of")
-    if request.logprobs is not None:
-        refuse("Log probabilities", "logprobs")
     if request.draft_model:
         refuse("Draft models", "draft_model")
 

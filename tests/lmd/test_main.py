@@ -1,0 +1,87 @@
+"""``lmd``'s flags, through the real command."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmd import __version__
+from lmd.__main__ import overrides, parser
+
+
+def lmd(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "lmd", *arguments], capture_output=True, text=True, timeout=60, cwd=cwd
+    )
+
+
+def test_flags_name_settings_and_win_over_set() -> None:
+    said = parser().parse_args(
+        ["-o", "server.port=1", "--set", "models.ttl=10m", "--port", "2", "--models-dir", "/a", "--models-dir", "/b"]
+    )
+    assert overrides(said) == {"server.port": "2", "models.ttl": "10m", "paths.models": ["/a", "/b"]}
+
+
+def test_no_flags_override_nothing() -> None:
+    assert overrides(parser().parse_args([])) == {}
+
+
+@pytest.mark.parametrize("text", ["port", "=1"])
+def test_set_wants_key_and_value(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parser().parse_args(["-o", text])
+    assert caught.value.code == 2
+    assert "KEY=VALUE" in capsys.readouterr().err
+
+
+def test_version_is_told() -> None:
+    answer = lmd("--version")
+    assert (answer.returncode, answer.stdout) == (0, f"lmd {__version__}\n")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    probe = "import sys; from lmd.__main__ import parser; parser(); print('aiohttp' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
+
+
+def write(directory: Path, settings: str = "", preset: str = 'model = "tiny"\n') -> Path:
+    presets = directory / "presets"
+    presets.mkdir()
+    (presets / "one.toml").write_text(preset)
+    config = directory / "lmd.toml"
+    config.write_text(f'{settings}\n[paths]\nmodels = ["{directory}"]\npresets = "{presets}"\n')
+    return config
+
+
+def test_check_is_content_with_right_files(tmp_path: Path) -> None:
+    answer = lmd("--config", str(write(tmp_path)), "--check")
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_check_names_file_line_and_key(tmp_path: Path) -> None:
+    config = write(tmp_path, "[server]\nprot = 1", preset='model = "tiny"\n[sampling]\ntemperature = "hot"\n')
+    answer = lmd("--config", str(config), "--check")
+    assert answer.returncode == 1
+    settings, preset = answer.stderr.strip().splitlines()
+    assert settings.startswith(f"{config}:2") and "prot" in settings and "port" in settings
+    assert preset.startswith(f"{tmp_path}/presets/one.toml:3") and "temperature" in preset
+
+
+def test_wrong_settings_do_not_start(tmp_path: Path) -> None:
+    config = write(tmp_path, "[server]\nport = 123456")
+    answer = lmd("--config", str(config))
+    assert answer.returncode == 1
+    assert f"{config}:2" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_print_config_tells_where_each_setting_is_from(tmp_path: Path) -> None:
+    config = write(tmp_path, "[server]\nport = 4321")
+    answer = lmd("--config", str(config), "--print-config", "--host", "127.0.0.2")
+    assert answer.returncode == 0, answer.stderr
+    port = next(line for line in answer.stdout.splitlines() if line.startswith("port"))
+    host = next(line for line in answer.stdout.splitlines() if line.startswith("host"))
+    assert "4321" in port and f"{config}:2" in port
+    assert "127.0.0.2" in host and "flag" in host
