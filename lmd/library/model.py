@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Literal
 
 from lmd.library.files import Broken, Found
@@ -178,32 +178,32 @@ def _projector(stem: str, folder: Path, in_repo: bool, projectors: Sequence[Foun
     return min((path for path in near if in_repo or is_of(path)), key=rank, default=None)
 
 
-def _with_keys(models: Sequence[tuple[Model, tuple[str, ...]]], broken: list[Broken]) -> dict[str, Model]:
-    quantizations: dict[str, set[str]] = defaultdict(set)
-    for model, _ in models:
-        quantizations[f"{model.publisher}/{model.repo}"].add(model.header.quantization.lower())
-    keys: dict[str, list[tuple[Model, tuple[str, ...]]]] = defaultdict(list)
-    for model, place in models:
-        repo = f"{model.publisher}/{model.repo}"
-        if not model.repo:
-            key = model.stem
-        elif len(quantizations[repo]) > 1 and model.header.quantization:
-            key = f"{repo}@{model.header.quantization.lower()}"
+def _with_keys(found: Sequence[tuple[Model, tuple[str, ...]]], broken: list[Broken]) -> dict[str, Model]:
+    """The models by their keys. ``found`` has each with its place below its model directory; none is served twice."""
+    places: dict[tuple[str, ...], Model] = {}
+    for model, place in found:
+        if first := places.get(place):
+            reason = f"{first.path} has the same place in an earlier model directory and is served instead"
+            broken.append(Broken(model.path, reason, model.size))
         else:
-            key = repo
-        keys[key].append((model, place))
+            places[place] = model
+    quantizations: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for model in places.values():
+        quantizations[model.publisher, model.repo].add(model.header.quantization.lower())
+    claimants: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+    for place, model in places.items():
+        key = f"{model.publisher}/{model.repo}" if model.repo else model.stem
+        if model.repo and model.header.quantization and len(quantizations[model.publisher, model.repo]) > 1:
+            key += f"@{model.header.quantization.lower()}"
+        claimants[key].append(place)
     keyed: dict[str, Model] = {}
-    for key, claimants in keys.items():
-        for model, place in claimants:
-            full = key
-            if len(claimants) > 1:
-                # For a loose file the stem is the key already; then the directories that it lies in tell.
+    for key, rivals in claimants.items():
+        for place in rivals:
+            model, full = places[place], key
+            if len(rivals) > 1:
+                # The stem of a loose file is its key already; what tells then is the directory that it lies in.
                 full = f"{key}/{model.stem}" if model.repo else "/".join((*place[:-1], model.stem))
-                if full in keyed or (full != key and full in keys):
-                    full = str(PurePath(*place))
-            if full in keyed:
-                reason = f"{keyed[full].path} has the same place in another model directory and goes before it"
-                broken.append(Broken(model.path, reason, model.size))
-            else:
-                keyed[full] = replace(model, key=full)
+                if full in keyed or (full != key and full in claimants):
+                    full = "/".join(place)
+            keyed[full] = replace(model, key=full)
     return dict(sorted(keyed.items(), key=lambda item: (item[0].casefold(), item[0])))
