@@ -8,6 +8,7 @@ mapped: a mapped file that shrinks (a download starting anew) would kill the dae
 
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ _COUNTS = Struct("<QQ")
 _ARRAY = Struct("<IQ")
 _TENSORS = tuple(Struct(f"<{n}QIQ") for n in range(5))
 """Dimensions, type and offset of a tensor with n dimensions."""
+_LONGEST_TENSOR = 12 + MAX_NAME + _TENSORS[-1].size
 
 _STRING_TYPE, _ARRAY_TYPE, _BOOL_TYPE = 8, 9, 7
 #: Value types of fixed size, by their number in the format.
@@ -315,13 +317,21 @@ def _array(reader: _Reader, key: str) -> tuple[int, int]:
 def _tensors(reader: _Reader, count: int, alignment: int) -> Tensors:
     tensors = Tensors(alignment)
     for _ in range(count):
-        name = reader.string(MAX_NAME, "a tensor's name")
-        (n_dims,) = reader.unpack(_U32)
-        if n_dims >= len(_TENSORS):
-            raise _Bad(f"tensor '{name}' has {n_dims} dimensions, more than {len(_TENSORS) - 1}")
-        *shape, kind, offset = reader.unpack(_TENSORS[n_dims])
+        at = reader.ensure(min(_LONGEST_TENSOR, reader.size - reader.pos))
+        data = reader.data
         try:
+            (length,) = _U64.unpack_from(data, at)
+            if length > MAX_NAME:
+                raise _Bad(f"a tensor's name is {length} bytes long, more than {MAX_NAME}")
+            name = _text(data[at + 8 : at + 8 + length], "a tensor's name")
+            (n_dims,) = _U32.unpack_from(data, at + 8 + length)
+            if n_dims >= len(_TENSORS):
+                raise _Bad(f"tensor '{name}' has {n_dims} dimensions, more than {len(_TENSORS) - 1}")
+            *shape, kind, offset = _TENSORS[n_dims].unpack_from(data, at + 12 + length)
             tensors.add(name, shape, kind, offset)
+        except struct.error as exc:
+            raise _Bad(f"its list of tensors, {count} of them, is cut off") from exc
         except ValueError as exc:
-            raise _Bad(str(exc)) from None
+            raise _Bad(str(exc)) from exc
+        reader.pos += 12 + length + _TENSORS[n_dims].size
     return tensors

@@ -48,10 +48,12 @@ def test_symlinks_are_followed_without_loops_and_without_listing_twice(put: Put,
     (outside / "far.gguf").write_bytes(real.read_bytes())
     (models / "linked").symlink_to(outside)
     (models / "gone.gguf").symlink_to("nowhere.gguf")
+    (models / "self").symlink_to("self")
     catalog = fresh(models)
     assert list(catalog.models) == ["far", "o/r"]
     assert [(one.path.name, one.reason) for one in catalog.broken] == [
-        ("gone.gguf", "it is a symbolic link that leads nowhere")
+        ("gone.gguf", "it is a symbolic link that leads nowhere"),
+        ("self", "it cannot be read: Too many levels of symbolic links"),
     ]
 
 
