@@ -15,6 +15,7 @@ from lmd.engine.sampler import logprob
 from lmd.engine.scheduler import Need, Share, plan, prompt_slice
 from lmd.engine.sequence import Sequence, SequenceSpec
 from lmd.engine.slots import Slots, common_prefix
+from lmd.engine.speculative import Drafter, StepCost, Wish
 from lmd.errors import ContextLengthExceeded, InvalidRequest, LmdError
 from lmd.generation import FinishReason, TokenLogprob, Usage
 
@@ -62,13 +63,17 @@ class Engine:
         context_length: int,
         parallel: int,
         n_batch: int,
+        n_outputs_max: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.vocab = model.vocab
         self.context_length = context_length
         self.parallel = parallel
-        partial = not (model.is_recurrent or model.is_hybrid)
-        self.slots = Slots(context, context.n_seq_max, partial=partial)
+        self._partial = not (model.is_recurrent or model.is_hybrid)
+        self.slots = Slots(context, context.n_seq_max, partial=self._partial)
+        self._n_outputs_max = n_outputs_max
+        self._step_cost = StepCost()
+        self._draft_seconds = 0.0
         self._context = context
         self._batch = Batch(n_batch)
         self._sink = sink
@@ -141,6 +146,7 @@ class Engine:
     def step(self) -> None:
         """Compute one batch and tell the sink what came of it."""
         self._admit()
+        self._draft()
         shares = self._make_room(self._plan())
         if not shares:
             return
@@ -153,10 +159,9 @@ class Engine:
             return
         now = self._clock()
         self._measure(shares, now - started)
-        for sequence, share in shares:
+        for sequence, tokens in shares:
             assert sequence.slot is not None
-            start = sequence.n_computed
-            self.slots.append(sequence.slot, sequence.tokens[start : start + share])
+            self.slots.append(sequence.slot, tokens)
             if sequence.n_computed <= sequence.n_prompt:
                 self._sink.prefilled(sequence.id, sequence.n_computed, sequence.n_prompt)
         for sequence, index in outputs:
@@ -204,20 +209,59 @@ class Engine:
                 return True
         return False
 
+    def _draft(self) -> None:
+        """Ask the drafters what may follow in the sequences that have one new token to compute."""
+        room = self._n_outputs_max - len(self._running)
+        wishes: dict[Drafter, list[Wish]] = {}
+        by_id: dict[int, Sequence] = {}
+        for sequence in self._running:
+            if sequence.drafter is None or not sequence.decoding or sequence.pending != 1 or not self._partial:
+                continue
+            limit = sequence.speculation.limit(
+                self._step_cost,
+                len(self._running) - 1,
+                self._draft_seconds / self._step_cost.of(1) if sequence.drafter.costs else 0.0,
+                min(sequence.n_left - 1, room),
+            )
+            if limit > 0:
+                wishes.setdefault(sequence.drafter, []).append(Wish(sequence.id, sequence.tokens, limit))
+                by_id[sequence.id] = sequence
+                room -= limit
+        for drafter, asked in wishes.items():
+            started = self._clock()
+            guesses = drafter.draft(asked)
+            n = max((len(guess) for guess in guesses.values()), default=0)
+            if n and drafter.costs:
+                self._draft_seconds += 0.2 * ((self._clock() - started) / n - self._draft_seconds)
+            for id, guess in guesses.items():
+                sequence = by_id[id]
+                guide = sequence.spec.guide
+                kept = guide.check(guess) if guide is not None else len(guess)
+                sequence.draft = guess[:kept]
+                sequence.speculation.ignored_early(len(guess) - kept)
+
     def _plan(self) -> list[Share]:
-        needs = [Need(i, sequence.pending, sequence.decoding) for i, sequence in enumerate(self._running)]
+        needs = [
+            Need(i, sequence.pending + len(sequence.draft), sequence.decoding)
+            for i, sequence in enumerate(self._running)
+        ]
         streams = any(need.decoding for need in needs)
         limit = self._batch.capacity
         slice_ = prompt_slice(self._prompt_token_seconds, STREAM_GAP_SECONDS, limit) if streams else limit
         return plan(needs, limit, slice_)
 
-    def _make_room(self, shares: list[Share]) -> list[tuple[Sequence, int]]:
-        """The shares with their sequences, once the cache has cells for them.
+    def _make_room(self, shares: list[Share]) -> list[tuple[Sequence, list[int]]]:
+        """The tokens to compute for each sequence, once the cache has cells for them.
 
-        Where even evicting all that is retained is not enough, the youngest sequences go back to the
-        queue (they compute anew later) until the others fit: they wait for cells instead of failing.
+        Where even evicting all that is retained is not enough, drafts are dropped; then the youngest sequences go back
+        to the queue (they compute anew later) until the others fit: they wait for cells instead of failing.
         """
         batch = [(self._running[share.key], share.n) for share in shares]
+        if not self.slots.evict(sum(n for _, n in batch)):
+            batch = [(sequence, n - len(sequence.draft)) for sequence, n in batch]
+            for sequence, _ in batch:
+                sequence.drop_draft(0)
+            batch = [(sequence, n) for sequence, n in batch if n > 0]
         while batch and not self.slots.evict(sum(n for _, n in batch)):
             if len(self._running) == 1:
                 sequence, _ = batch[0]
@@ -226,12 +270,18 @@ class Engine:
             youngest = self._running[-1]
             self._suspend(youngest)
             batch = [(sequence, n) for sequence, n in batch if sequence is not youngest]
-        return batch
+        taken = []
+        for sequence, n in batch:
+            sequence.drop_draft(max(0, n - sequence.pending))
+            start = sequence.n_computed
+            taken.append((sequence, sequence.tokens[start : start + n] + sequence.draft))
+        return taken
 
     def _suspend(self, sequence: Sequence) -> None:
         """Back to the head of the queue without its cells: it will compute what it has so far anew."""
         assert sequence.slot is not None
         self._running.remove(sequence)
+        sequence.drop_draft(0)
         self.slots.release(sequence.slot)
         self.slots.truncate(sequence.slot, 0)
         sequence.slot = None
@@ -249,43 +299,70 @@ class Engine:
         for sequence in list(self._running):
             self._finish(sequence, FinishReason.CONTEXT)
 
-    def _fill(self, shares: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
-        """Put the shares into the batch. Returns the sequences that can sample, with their batch entries."""
+    def _fill(self, shares: list[tuple[Sequence, list[int]]]) -> list[tuple[Sequence, int]]:
+        """Put the shares into the batch. Returns the sequences that can sample, with their first output entry.
+
+        The output after the last token of ours comes first, then one after each drafted token.
+        """
         self._batch.clear()
         outputs = []
-        for sequence, n in shares:
+        for sequence, tokens in shares:
             assert sequence.slot is not None
-            start = sequence.n_computed
-            whole = start + n == len(sequence.tokens)
-            first = self._batch.add(sequence.tokens[start : start + n], start, sequence.slot.seq_id, int(whole))
+            start, n_draft = sequence.n_computed, len(sequence.draft)
+            whole = start + len(tokens) - n_draft == len(sequence.tokens)
+            first = self._batch.add(tokens, start, sequence.slot.seq_id, 1 + n_draft if whole else 0)
             if whole:
-                outputs.append((sequence, first + n - 1))
+                outputs.append((sequence, first + len(tokens) - n_draft - 1))
         return outputs
 
     def _sample(self, sequence: Sequence, index: int) -> None:
+        """Draw the next token, and go on drawing as long as what is drawn is what was drafted."""
+        spec, draft = sequence.spec, sequence.draft
+        before, kept = len(sequence.tokens), 0
+        text, logprobs = "", None if spec.logprobs is None else list[TokenLogprob]()
+        while True:
+            piece, new = self._draw(sequence, index + kept, logprobs)
+            text += piece
+            agreed = common_prefix(new, draft[kept:])
+            kept += agreed
+            if sequence.finished is not None or agreed < len(new):
+                break
+        if draft:
+            assert sequence.slot is not None
+            self.slots.truncate(sequence.slot, before + kept)
+            sequence.verified(kept)
+        guide = spec.guide
+        if guide is not None and guide.error:
+            self._fail(sequence, InvalidRequest(f"The grammar cannot be followed any further: {guide.error}"))
+            return
+        self._sink.output(sequence.id, text, len(sequence.tokens) - before, logprobs)
+        if sequence.finished is not None:
+            self._finish(sequence, sequence.finished)
+
+    def _draw(self, sequence: Sequence, index: int, logprobs: list[TokenLogprob] | None) -> tuple[str, list[int]]:
+        """Sample from batch entry ``index``. Returns the text that is certain now, and the new tokens: the
+        sampled one and those that the constraint forces after it, which the next step computes in one batch."""
         spec, guide = sequence.spec, sequence.spec.guide
-        raw = self._context.logits(index).copy() if spec.logprobs is not None else None
+        raw = self._context.logits(index).copy() if logprobs is not None else None
         if guide is not None:
             guide.mask(self._context.logits(index))
         token = sequence.sampler.sample(self._context, index)
-        logprobs = [logprob(self.vocab, raw, token, spec.logprobs or 0)] if raw is not None else None
-        text, n = sequence.take(token, self._clock()), 1
+        if logprobs is not None and raw is not None:
+            logprobs.append(logprob(self.vocab, raw, token, spec.logprobs or 0))
+        now = self._clock()
+        text, new = sequence.take(token, now), [token]
         if guide is not None and sequence.finished is None:
-            # What the grammar forces is appended unsampled; the next step computes all of it in one batch.
             for forced in guide.accept(token, self.vocab.special_piece(token)):
                 sequence.sampler.accept(forced)
-                text += sequence.take(forced, sequence.last_token)
-                n += 1
+                text += sequence.take(forced, now)
+                new.append(forced)
                 if sequence.finished is not None:
                     break
-            if guide.error:
-                self._fail(sequence, InvalidRequest(f"The grammar cannot be followed any further: {guide.error}"))
-                return
             if guide.done and sequence.finished is None:
                 sequence.finished = FinishReason.EOG
-        self._sink.output(sequence.id, text, n, logprobs)
-        if sequence.finished is not None:
-            self._finish(sequence, sequence.finished)
+            if guide.error:
+                sequence.finished = FinishReason.CANCELLED
+        return text, new
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self._remove(sequence, reason)
@@ -304,16 +381,20 @@ class Engine:
         if sequence.slot is not None:
             self.slots.release(sequence.slot)
             sequence.slot = None
+        if sequence.drafter is not None:
+            sequence.drafter.forget(sequence.id)
         sequence.close()
 
-    def _measure(self, shares: list[tuple[Sequence, int]], seconds: float) -> None:
-        """Keep the rates; learn what a prompt token costs from steps that are mostly prompt."""
-        prompt = sum(n for sequence, n in shares if not sequence.decoding)
-        decoded = sum(n for sequence, n in shares if sequence.decoding)
+    def _measure(self, shares: list[tuple[Sequence, list[int]]], seconds: float) -> None:
+        """Keep the rates; learn what a step costs, and a prompt token from steps that are mostly prompt."""
+        prompt = sum(len(tokens) for sequence, tokens in shares if not sequence.decoding)
+        decoded = sum(len(tokens) for sequence, tokens in shares if sequence.decoding)
         if decoded:
             self.decode_rate.add(decoded, seconds)
         if prompt:
             self.prompt_rate.add(prompt, seconds)
+        else:
+            self._step_cost.add(decoded, seconds)
         if prompt >= 32 and prompt >= 4 * decoded:
             cost = seconds / prompt
             known = self._prompt_token_seconds

@@ -76,6 +76,10 @@ class Guide:
             return []
         return self._follow()
 
+    def check(self, tokens: list[int]) -> int:
+        """How many of ``tokens``, drafted to follow, the constraint allows. Changes nothing."""
+        return self.matcher.validate_tokens(tokens) if self.active and tokens else len(tokens)
+
     def _follow(self) -> list[int]:
         if not self.forced or self.matcher.is_stopped():
             return []
@@ -152,7 +156,7 @@ class Grammars:
                     raise InvalidRequest(f"There is no constraint of kind '{other}'.", param="response_format")
         except LmdError:
             raise
-        except Exception as exc:  # llguidance's converters raise bare Exception and ValueError for what they cannot read
+        except Exception as exc:  # llguidance's converters raise bare Exception
             raise InvalidRequest(f"The {source.kind} cannot be read: {exc}", param="response_format") from exc
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():

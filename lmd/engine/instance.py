@@ -11,7 +11,8 @@ from lmd.engine.engine import Engine, Sink
 from lmd.engine.grammar import Grammars, GrammarSource, Guide
 from lmd.engine.llama import Backend, Context, Model, default_threads, fit
 from lmd.engine.sequence import SequenceSpec
-from lmd.errors import LmdError, Unsupported
+from lmd.engine.speculative import Drafter, DraftModel, PromptLookup, check_vocabularies
+from lmd.errors import LmdError
 from lmd.generation import FinishReason, SamplingParams, Usage
 from lmd.loading import LoadedModel, LoadParams
 
@@ -19,6 +20,12 @@ DEFAULT_PARALLEL = 4
 DEFAULT_BATCH = 512
 RETAINED_SLOTS = 4
 """Slots beyond ``parallel``, which only keep prefixes. Few: each costs a row of logits."""
+
+
+PROMPT_LOOKUP = "prompt-lookup"
+"""The draft "model" that needs no file: n-grams of the sequence itself."""
+DRAFT_OUTPUTS = 24
+"""Drafted tokens that one step verifies at most, all sequences together: each is a row of logits."""
 
 
 class ConstraintMessage(Protocol):
@@ -50,6 +57,8 @@ class GenerateMessage(Protocol):
     @property
     def preserved(self) -> Seq[str]: ...
     @property
+    def draft(self) -> str: ...
+    @property
     def constraint(self) -> ConstraintMessage | None: ...
 
 
@@ -68,16 +77,15 @@ class EngineInstance:
         on_progress: Callable[[float], None] | None = None,
     ) -> None:
         started = time.monotonic()
-        if draft_path is not None or params.draft_model is not None:
-            raise Unsupported("This build of lmd has no speculative decoding yet.", hint="Load without draft_model.")
         model = Model(backend, path, params, on_progress)
         parallel = params.parallel or DEFAULT_PARALLEL
         n_batch = params.batch or DEFAULT_BATCH
         n_slots = min(256, parallel + RETAINED_SLOTS)
         if model.is_recurrent or model.is_hybrid:
             n_slots = parallel + 1  # each slot there is a whole state, not a list of cells
+        n_outputs_max = n_slots + DRAFT_OUTPUTS
         # What a context takes beside the cache: activations of one batch and the logits of every slot.
-        overhead = 64 * 2**20 + n_batch * model.n_embd * 32 + n_slots * model.vocab.n_tokens * 8
+        overhead = 64 * 2**20 + n_batch * model.n_embd * 32 + n_outputs_max * model.vocab.n_tokens * 8
         room = max(1, free_memory - model.size - overhead) if free_memory else 0
         context_length, n_cells = fit(model, params, room)
         threads = params.threads or default_threads()
@@ -87,18 +95,38 @@ class EngineInstance:
             n_cells=n_cells,
             n_batch=n_batch,
             n_seq_max=n_slots,
-            n_outputs_max=n_slots,
+            n_outputs_max=n_outputs_max,
             n_threads=threads,
             cache_type=cache_type,
             flash_attention="auto" if params.flash_attention is None else params.flash_attention,
             rope_freq_base=params.rope_freq_base or 0.0,
             rope_freq_scale=params.rope_freq_scale or 0.0,
         )
+        self._lookup = PromptLookup()
+        self._draft_model: DraftModel | None = None
+        if draft_path is not None:
+            draft = Model(backend, draft_path, LoadParams(gpu_layers=params.gpu_layers))
+            check_vocabularies(model, draft)
+            draft_context = Context(
+                draft, n_cells=n_cells, n_batch=n_batch, n_seq_max=n_slots, n_outputs_max=n_slots, n_threads=threads
+            )
+            self._draft_model = DraftModel(draft, draft_context, n_batch)
+        self._default_drafter: Drafter | None = self._draft_model
+        if params.draft_model == PROMPT_LOOKUP:
+            self._default_drafter = self._lookup
         self._model, self._context, self._sink = model, context, sink
         self._grammars = Grammars(model.vocab)
         self._compiling: dict[int, SequenceSpec] = {}
         self._compiled: queue.SimpleQueue[tuple[int, Guide | LmdError]] = queue.SimpleQueue()
-        self.engine = Engine(model, context, sink, context_length=context_length, parallel=parallel, n_batch=n_batch)
+        self.engine = Engine(
+            model,
+            context,
+            sink,
+            context_length=context_length,
+            parallel=parallel,
+            n_batch=n_batch,
+            n_outputs_max=n_outputs_max,
+        )
         vocab = model.vocab
         on_gpu = any(device.kind in ("gpu", "igpu") for device in backend.facts().devices)
         wanted = params.gpu_layers if isinstance(params.gpu_layers, int) else model.n_layers + 1
@@ -143,6 +171,7 @@ class EngineInstance:
             ignore_eos=message.ignore_eos,
             cache_prompt=message.cache_prompt,
             preserved=self.engine.vocab.control_tokens(message.preserved),
+            drafter={"auto": self._default_drafter, PROMPT_LOOKUP: self._lookup}.get(message.draft),
         )
         if message.constraint is None:
             self.engine.submit(spec)
@@ -181,5 +210,7 @@ class EngineInstance:
         """Free everything. A worker process simply ends; tests load several models in one."""
         self._grammars.close()
         self.engine.close()
+        if self._draft_model is not None:
+            self._draft_model.close()
         self._context.close()
         self._model.close()

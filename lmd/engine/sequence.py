@@ -8,6 +8,7 @@ from lmd.engine.grammar import Guide
 from lmd.engine.llama import Vocab
 from lmd.engine.sampler import Sampler
 from lmd.engine.slots import Slot
+from lmd.engine.speculative import Drafter, Speculation
 from lmd.generation import FinishReason, SamplingParams, Usage
 
 
@@ -26,6 +27,8 @@ class SequenceSpec:
     """Control tokens whose text is given when they are generated."""
     guide: Guide | None = None
     """The constraint, compiled; belongs to this sequence alone."""
+    drafter: Drafter | None = None
+    """Who guesses what comes next; None: nobody."""
 
 
 class Sequence:
@@ -55,6 +58,10 @@ class Sequence:
         self._vocab = vocab
         self._detokenizer = Detokenizer()
         self.stops = StopStrings(spec.params.stop or ())
+        self.drafter = spec.drafter
+        self.draft: list[int] = []
+        """Guessed tokens that follow ``tokens``, to be verified in the next step."""
+        self.speculation = Speculation()
         self.n_cached = 0
         self.arrived = now
         self.started = 0.0
@@ -99,6 +106,16 @@ class Sequence:
             self.finished = FinishReason.LENGTH if self._length_ends else FinishReason.CONTEXT
         return text
 
+    def drop_draft(self, keep: int) -> None:
+        """Keep the first ``keep`` drafted tokens; the others will not be verified."""
+        self.speculation.ignored_early(len(self.draft) - keep)
+        del self.draft[keep:]
+
+    def verified(self, kept: int) -> None:
+        """The step judged the draft: its first ``kept`` tokens were right."""
+        self.speculation.verified(len(self.draft), kept, ended=self.finished is not None)
+        self.draft = []
+
     def rest(self) -> str:
         """The text that was held back, once the sequence has ended."""
         if self.stops.found is not None:
@@ -110,6 +127,9 @@ class Sequence:
             prompt_tokens=self.n_prompt,
             cached_tokens=self.n_cached,
             completion_tokens=self.n_generated,
+            drafted_tokens=self.speculation.drafted,
+            accepted_tokens=self.speculation.accepted,
+            ignored_draft_tokens=self.speculation.ignored,
             queue_seconds=max(0.0, (self.started or self.last_token or self.arrived) - self.arrived),
             prompt_seconds=max(0.0, self.first_token - self.started) if self.first_token else 0.0,
             generation_seconds=max(0.0, self.last_token - self.first_token),

@@ -68,8 +68,8 @@ class Generate(Struct, tag="generate", array_like=True, frozen=True):
     preserved: list[str] = []
     """Texts of control tokens that are given as text when generated; other control tokens give none."""
     constraint: Constraint | None = None
-    draft: bool = True
-    """Use the draft model, where the instance has one."""
+    draft: str = "auto"
+    """Who guesses ahead: "auto" (what the instance was loaded with, if anything), "off" or "prompt-lookup"."""
 
 
 class Cancel(Struct, tag="cancel", array_like=True, frozen=True):
