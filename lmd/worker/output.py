@@ -1,6 +1,11 @@
-"""A worker's standard output and error: lines for the log, the last of them kept to explain a death."""
+"""A worker's standard output and error: lines for the log, the last of them kept to explain a death.
+
+Lines may begin with a level as sd-daemon(3) has it (``<3>`` error … ``<7>`` debug); others are taken for information.
+"""
 
 import asyncio
+import logging
+import re
 from collections import deque
 from collections.abc import Callable
 
@@ -9,12 +14,17 @@ MAX_LINE = 4096
 """Bytes; what is longer is cut into several lines."""
 
 
-class LineReader(asyncio.Protocol):
-    """Reads a pipe and gives every line to ``on_line``. ``closed`` is done at its end."""
+_LEVEL = re.compile(r"<([0-7])>\s*")
+_LEVELS = (*[logging.CRITICAL] * 3, logging.ERROR, logging.WARNING, logging.INFO, logging.INFO, logging.DEBUG)
 
-    def __init__(self, on_line: Callable[[str], None]) -> None:
+
+class LineReader(asyncio.Protocol):
+    """Reads a pipe and gives every line to ``on_line(level, text)``. ``closed`` is done at its end."""
+
+    def __init__(self, on_line: Callable[[int, str], None]) -> None:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.tail: deque[str] = deque(maxlen=KEPT_LINES)
+        """The last lines, without those for debugging, which would push out what explains a death."""
         self._on_line = on_line
         self._rest = b""
         self._transport: asyncio.BaseTransport | None = None
@@ -43,6 +53,11 @@ class LineReader(asyncio.Protocol):
     def _line(self, line: bytes) -> None:
         for start in range(0, len(line), MAX_LINE):
             text = line[start : start + MAX_LINE].decode("utf-8", "replace").rstrip()
-            if text:
+            level = logging.INFO
+            if marked := _LEVEL.match(text):
+                level, text = _LEVELS[int(marked[1])], text[marked.end() :]
+            if not text:
+                continue
+            if level > logging.DEBUG:
                 self.tail.append(text)
-                self._on_line(text)
+            self._on_line(level, text)

@@ -254,8 +254,8 @@ class WorkerProcess:
             return LoadFailed(death.sentence(f"The worker that was loading '{self.name}'"), hint=death.hint)
         return WorkerDied(death.sentence(f"The worker of '{self.name}'"), hint=death.hint)
 
-    def _log_line(self, line: str) -> None:
-        log.info("%s", line, extra=fields(INSTANCE=self.name, WORKER_PID=self.pid))
+    def _log_line(self, level: int, line: str) -> None:
+        log.log(level, "%s", line, extra=fields(INSTANCE=self.name, WORKER_PID=self.pid))
 
     # ── what the daemon asks ──────────────────────────────────────────────────────────────────
 

@@ -1,0 +1,90 @@
+import pytest
+
+from lmd.loading import Device, LoadParams, WorkerFacts
+from lmd.pool.memory import MIB, PROCESS_BYTES, Holding, Memory, Reading, budget, device_memory, estimate
+from tests.lmd.pool.rig import GIB, header
+
+SHAPE = {
+    "block_count": 24,
+    "embedding_length": 896,
+    "attention.head_count": 14,
+    "attention.head_count_kv": 2,
+    "feed_forward_length": 4864,
+    "context_length": 32768,
+}
+
+
+def test_kv_is_counted_from_the_shape_in_the_caches_type():
+    """Qwen2 0.5 B: 24 layers, 2 KV heads of 64: 12 KiB a token in f16."""
+    need = estimate(header(GIB, **SHAPE), LoadParams(context_length=4096, parallel=2))
+    assert need.kv == 24 * 2 * (64 + 64) * 2 * 8192
+    q8 = estimate(header(GIB, **SHAPE), LoadParams(context_length=4096, parallel=2, kv_cache_type="q8_0"))
+    assert q8.kv == need.kv * 34 // 64
+    assert need.full.ram == PROCESS_BYTES + need.weights + need.kv + need.compute
+
+
+def test_what_was_not_asked_for_may_shrink_and_what_was_may_not():
+    free = estimate(header(GIB, **SHAPE), LoadParams())
+    assert free.kv == 16384 * 4 * 12288
+    assert free.full.ram - free.floor.ram == free.kv - 512 * 12288
+    context = estimate(header(GIB, **SHAPE), LoadParams(context_length=4096))
+    assert context.full.ram - context.floor.ram == context.kv * 3 // 4
+    fixed = estimate(header(GIB, **SHAPE), LoadParams(kv_cells=4096))
+    assert fixed.full == fixed.floor
+
+
+def test_layers_without_attention_hold_no_keys():
+    hybrid = SHAPE | {"attention.head_count_kv": [0, 2] * 12, "ssm.state_size": 16, "ssm.inner_size": 1792}
+    plain = estimate(header(GIB, **SHAPE), LoadParams(kv_cells=4096, parallel=1)).kv
+    kv = estimate(header(GIB, **hybrid), LoadParams(kv_cells=4096, parallel=1)).kv
+    assert kv == plain // 2 + 4 * 24 * 16 * 1792
+
+
+def test_a_draft_model_counts():
+    alone = estimate(header(GIB, **SHAPE), LoadParams(kv_cells=4096))
+    both = estimate(header(GIB, **SHAPE), LoadParams(kv_cells=4096), header(GIB // 4, **SHAPE))
+    assert both.full.ram - alone.full.ram == both.draft
+    assert both.draft > GIB // 4 + alone.kv
+
+
+def test_a_header_that_says_nothing_is_estimated_by_its_tensors():
+    need = estimate(header(GIB), LoadParams())
+    assert need.full.ram == GIB + PROCESS_BYTES
+
+
+@pytest.mark.parametrize(("gpu_layers", "share"), [(None, 1.0), ("auto", 1.0), (0, 0.0), (12, 0.5), (99, 1.0)])
+def test_layers_go_to_vram_as_gpu_layers_allows(gpu_layers, share):
+    need = estimate(header(GIB, **SHAPE), LoadParams(kv_cells=4096, gpu_layers=gpu_layers), vram=24 * GIB)
+    amount = need.full.total - PROCESS_BYTES
+    assert need.full.vram == pytest.approx(amount * share, abs=1)
+
+
+def test_a_small_card_takes_what_it_holds():
+    need = estimate(header(8 * GIB, **SHAPE), LoadParams(kv_cells=4096), vram=4 * GIB)
+    assert need.full.vram == pytest.approx(4 * GIB, abs=4096)
+    assert need.full.ram > 4 * GIB
+
+
+READING = Reading(total=16 * GIB, available=10 * GIB, anonymous={7: GIB})
+MARGIN = GIB // 2
+
+
+def test_what_was_promised_and_not_taken_yet_is_not_free():
+    room = budget(READING, [Holding(Memory(3 * GIB), 7), Holding(Memory(2 * GIB))])
+    assert room.free.ram == 10 * GIB - MARGIN - 2 * GIB - 2 * GIB
+    assert room.capacity.ram == 10 * GIB - MARGIN + GIB
+
+
+def test_a_limit_binds_all_instances_together():
+    room = budget(READING, [Holding(Memory(3 * GIB), 7)], limit=4 * GIB)
+    assert room.free.ram == GIB
+    assert room.capacity.ram == 4 * GIB
+
+
+def test_vram_is_what_was_free_at_the_hello_and_what_we_had_then():
+    card = Device(name="CUDA0", description="", kind="gpu", memory_total=24 * GIB, memory_free=20 * GIB)
+    facts = WorkerFacts(pid=1, llama_cpp_python="", llama_cpp="", system_info="", devices=(card,))
+    assert device_memory(facts) == 20 * GIB
+    assert device_memory(facts, Memory(GIB, 3 * GIB)) == 23 * GIB
+    assert device_memory(None) == 0
+    assert budget(READING, [Holding(Memory(MIB, 5 * GIB))], vram=23 * GIB).free.vram == 18 * GIB
