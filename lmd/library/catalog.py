@@ -15,6 +15,7 @@ from lmd.errors import ModelFileError, ModelNotFound
 from lmd.library.cache import HeaderCache
 from lmd.library.files import Broken, Found, find_files
 from lmd.library.gguf import read_header
+from lmd.library.header import Header
 from lmd.library.model import Model, gather_models, split_name
 from lmd.library.names import Names
 
@@ -58,6 +59,8 @@ class Catalog:
         self.directories = tuple(directories)
         self._cache = HeaderCache(cache_file)
         self._picture = _Picture()
+        self._on_disk: tuple[list[tuple[Found, Header | str]], list[Broken]] = ([], [])
+        """What the picture was made of."""
         self._refreshing = Lock()
         self._subscribers: list[Callable[[Refreshed], None]] = []
         self._elsewhere: dict[Path, tuple[int, int, Model]] = {}
@@ -96,17 +99,27 @@ class Catalog:
         return model
 
     def refresh(self) -> Refreshed:
-        """Look at the directories anew. Blocking: run it in a thread. Never raises for what is on disk."""
+        """Look at the directories anew. Blocking: run it in a thread. Never raises for what is on disk.
+
+        Files that newly cannot be served are told to the log.
+        """
         with self._refreshing:
             files, unreadable = find_files(self.directories)
-            models, broken = gather_models(self._cache.read(files))
-            before = self._picture
+            on_disk = self._cache.read(files), unreadable
+            if on_disk == self._on_disk:
+                return Refreshed()
+            models, broken = gather_models(on_disk[0])
+            before, self._on_disk = self._picture, on_disk
             self._picture = _Picture(
                 MappingProxyType(models),
                 tuple(sorted([*unreadable, *broken], key=lambda one: one.path)),
                 Names(models),
                 {path: model for model in models.values() for path in model.parts[:1]},
             )
+            told = {(one.path, one.reason) for one in before.broken}
+            for one in self._picture.broken:
+                if (one.path, one.reason) not in told:
+                    log.warning("%s cannot be served: %s", one.path, one.reason)
             return Refreshed(
                 added=tuple(key for key in models if key not in before.models),
                 removed=tuple(key for key in before.models if key not in models),
@@ -115,12 +128,8 @@ class Catalog:
             )
 
     async def update(self) -> Refreshed:
-        """`refresh` in a thread, then tell the log, and the subscribers on the event loop, if anything changed."""
-        told = {(one.path, one.reason) for one in self.broken}
+        """`refresh` in a thread, then tell the subscribers on the event loop if anything changed."""
         refreshed = await asyncio.to_thread(self.refresh)
-        for one in self.broken:
-            if (one.path, one.reason) not in told:
-                log.warning("%s cannot be served: %s", one.path, one.reason)
         if refreshed:
             for callback in tuple(self._subscribers):
                 try:

@@ -57,7 +57,9 @@ def test_symlinks_are_followed_without_loops_and_without_listing_twice(put: Put,
     ]
 
 
-def test_what_cannot_be_served_is_named_with_the_reason(put: Put, tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_named_with_the_reason(
+    put: Put, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     put("good.gguf")
     put("cut.gguf").write_bytes(put("good.gguf").read_bytes()[:-200])
     put("html.gguf").write_bytes(b"<!DOCTYPE html>")
@@ -68,6 +70,9 @@ def test_what_cannot_be_served_is_named_with_the_reason(put: Put, tmp_path: Path
     assert "incomplete" in told["cut.gguf"]
     assert "web page" in told["html.gguf"]
     assert "regular file" in told["pipe.gguf"]
+    assert len(caplog.records) == 3
+    catalog.refresh()
+    assert len(caplog.records) == 3
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
