@@ -67,7 +67,10 @@ models = ["{directory}/models"]
 presets = "{directory}/presets"
 state = "{directory}/state"
 cache = "{directory}/cache"
+[defaults.load]
+threads = 1
 """
+"""One thread: on a machine shared with other tests, llama.cpp's threads spin while they wait for each other."""
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,169 @@
+"""The official ``openai`` client, unchanged, against the real daemon with the tiny model."""
+
+import asyncio
+from typing import Any
+
+import openai
+import pytest
+
+COUNT = [{"role": "user", "content": "Count to 20."}]
+TO_20 = ", ".join(str(n) for n in range(1, 21)) + "."
+
+
+@pytest.fixture(scope="module")
+def client(daemon: Any) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0)
+
+
+def chat(client: openai.OpenAI, **more: Any) -> Any:
+    return client.chat.completions.create(**{"model": "tiny-chat", "messages": COUNT, "temperature": 0, **more})
+
+
+def streamed(client: openai.OpenAI, **more: Any) -> list[Any]:
+    return list(chat(client, stream=True, **more))
+
+
+def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
+    names = [model.id for model in client.models.list()]
+    assert {"tiny-chat", "tiny-draft", "counter", "bob"} <= set(names)
+    assert "gpt-count" not in names
+    assert client.models.retrieve("gpt-count").id == "counter"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nothing")
+
+
+def test_a_chat_is_answered(client: openai.OpenAI) -> None:
+    answer = chat(client)
+    choice = answer.choices[0]
+    assert (choice.message.content, choice.message.role, choice.finish_reason) == (TO_20, "assistant", "stop")
+    assert answer.model == "tiny-chat"
+    assert answer.id.startswith("chatcmpl-")
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_a_stream_says_the_same_and_its_usage_too(client: openai.OpenAI) -> None:
+    whole = chat(client)
+    chunks = streamed(client, stream_options={"include_usage": True})
+    *parts, last = chunks
+    assert parts[0].choices[0].delta.role == "assistant"
+    assert "".join(part.choices[0].delta.content or "" for part in parts) == TO_20
+    assert [part.choices[0].finish_reason for part in parts][-1] == "stop"
+    assert all(part.choices[0].finish_reason is None for part in parts[:-1])
+    assert all(part.usage is None for part in parts)
+    assert last.choices == []
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (
+        whole.usage.prompt_tokens,
+        whole.usage.completion_tokens,
+    )
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_without_asking_there_is_no_usage_in_a_stream(client: openai.OpenAI) -> None:
+    chunks = streamed(client)
+    assert all(chunk.choices and chunk.usage is None for chunk in chunks)
+
+
+def test_max_tokens_cut_the_answer(client: openai.OpenAI) -> None:
+    answer = chat(client, max_tokens=3)
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage.completion_tokens == 3
+
+
+def test_a_stop_string_ends_the_answer_and_is_no_part_of_it(client: openai.OpenAI) -> None:
+    answer = chat(client, stop=[", 5"])
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("1, 2, 3, 4", "stop")
+
+
+def test_a_preset_is_a_model_and_its_alias_too(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.with_raw_response.create(model="gpt-count", messages=COUNT)  # type: ignore[arg-type]
+    assert answer.headers["x-lmd-preset"] == "counter"
+    parsed = answer.parse()
+    assert parsed.model == "counter"
+    assert parsed.choices[0].message.content == TO_20
+
+
+def test_a_preset_in_the_body_brings_its_system_prompt(client: openai.OpenAI) -> None:
+    ask = [{"role": "user", "content": "Who are you?"}]
+    answer = chat(client, messages=ask, extra_body={"preset": "bob"})
+    assert "Bob" in answer.choices[0].message.content
+    own = [{"role": "system", "content": "Your name is Eve."}, *ask]
+    answer = chat(client, messages=own, extra_body={"preset": "bob"})
+    assert "Bob" not in answer.choices[0].message.content
+
+
+def test_several_choices_have_their_own_texts_and_share_the_prompt(client: openai.OpenAI) -> None:
+    one = chat(client)
+    answer = chat(client, n=3)
+    assert [(choice.index, choice.message.content) for choice in answer.choices] == [(i, TO_20) for i in range(3)]
+    assert answer.usage.prompt_tokens == one.usage.prompt_tokens
+    assert answer.usage.completion_tokens == 3 * one.usage.completion_tokens
+    texts = ["", "", ""]
+    for chunk in streamed(client, n=3):
+        texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert texts == [TO_20] * 3
+
+
+def test_the_same_seed_gives_the_same_text(client: openai.OpenAI) -> None:
+    def text(seed: int) -> str:
+        tell = [{"role": "user", "content": "Tell me a story about Emma in Rome."}]
+        return str(chat(client, messages=tell, temperature=1.5, seed=seed, max_tokens=40).choices[0].message.content)
+
+    assert text(7) == text(7)
+    assert len({text(seed) for seed in range(4)}) > 1
+
+
+def test_logprobs_are_told_for_each_token(client: openai.OpenAI) -> None:
+    answer = chat(client, logprobs=True, top_logprobs=3, max_tokens=5)
+    told = answer.choices[0].logprobs.content
+    assert "".join(one.token for one in told) == answer.choices[0].message.content
+    assert all(one.logprob <= 0 and len(one.top_logprobs) == 3 for one in told)
+    assert all(one.top_logprobs[0].logprob == max(top.logprob for top in one.top_logprobs) for one in told)
+    chunks = streamed(client, logprobs=True, max_tokens=5)
+    pieces = [one for chunk in chunks if chunk.choices[0].logprobs for one in chunk.choices[0].logprobs.content]
+    assert [one.token for one in pieces] == [one.token for one in told]
+
+
+def test_completions_take_text_lists_and_tokens(client: openai.OpenAI) -> None:
+    prompt = "<|im_start|>user\nCount to 20.<|im_end|>\n<|im_start|>assistant\n"
+    one = client.completions.create(model="tiny-chat", prompt=prompt, temperature=0)
+    assert one.choices[0].text == TO_20
+    assert one.id.startswith("cmpl-")
+    several = client.completions.create(
+        model="tiny-chat", prompt=[prompt, prompt.replace("20", "3")], temperature=0, n=2
+    )
+    assert [choice.text for choice in several.choices] == [TO_20, TO_20, "1, 2, 3.", "1, 2, 3."]
+    assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
+    assert several.usage is not None and one.usage is not None
+    assert several.usage.prompt_tokens > one.usage.prompt_tokens
+    echoed = client.completions.create(model="tiny-chat", prompt=prompt, temperature=0, echo=True, max_tokens=1)
+    assert echoed.choices[0].text == prompt + "1"
+    streamed = client.completions.create(model="tiny-chat", prompt=prompt, temperature=0, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in streamed) == TO_20
+
+
+def test_errors_are_the_clients_own(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError):
+        chat(client, model="gpt-99")
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat(client, messages=[{"role": "user", "content": "Count to 20. " * 3000}])
+    assert caught.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat(client, extra_body={"draft_model": "tiny-draft"})
+    assert (caught.value.code, caught.value.param) == ("not_implemented", "draft_model")
+
+
+async def test_32_clients_stream_at_once_and_each_gets_its_own_text(daemon: Any) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0) as client:
+
+        async def count(n: int) -> str:
+            stream = await client.chat.completions.create(
+                model="tiny-chat",
+                messages=[{"role": "user", "content": f"Count to {n}."}],
+                temperature=0,
+                stream=True,
+            )
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+        numbers = [5 + index for index in range(32)]
+        texts = await asyncio.gather(*(count(n) for n in numbers))
+    assert texts == [", ".join(str(i) for i in range(1, n + 1)) + "." for n in numbers]
