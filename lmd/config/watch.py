@@ -40,16 +40,16 @@ Fingerprint = tuple[tuple[str, int, int, int, int, int], ...]
 
 def fingerprint(watched: Watched) -> Fingerprint:
     """Differs when the content of a watched file may differ. Follows symlinks. Blocks on the file system."""
-    paths = set(watched.files)
+    # The folder's own times tell of a preset that came and went again between two looks.
+    paths = {watched.folder, *watched.files}
     with contextlib.suppress(OSError):
         paths.update(preset_paths(watched.folder))
     found = []
     for path in sorted(paths):
         with contextlib.suppress(OSError, ValueError):
             status = path.stat()
-            found.append(
-                (str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            )
+            times = (status.st_mtime_ns, status.st_ctime_ns)
+            found.append((str(path), status.st_dev, status.st_ino, status.st_size, *times))
     return tuple(found)
 
 
@@ -91,6 +91,9 @@ async def watch_files(
                 # Read after looking: what changes in between shows as a difference at the next look.
                 seen = await asyncio.to_thread(fingerprint, targets)
                 changed()
+                if (renewed := watched()) != targets:
+                    targets, seen = renewed, None
+                    continue
             if use_events:
                 wanted = await asyncio.to_thread(folders, targets)
                 if wanted != looked_at or events is None or events.done():
@@ -100,26 +103,22 @@ async def watch_files(
                 await asyncio.wait_for(woken.wait(), poll)
             woken.clear()
             now = await asyncio.to_thread(fingerprint, targets)
-            if now == seen:
-                continue
-            seen = await _settled(targets, now, settle)
-            changed()
-            if (renewed := watched()) != targets:
-                targets, seen = renewed, None
+            if now != seen:
+                await _settle(targets, now, settle)
+                seen = None
     finally:
         await _stop(events)
 
 
-async def _settled(targets: Watched, now: Fingerprint, settle: float) -> Fingerprint:
-    """The fingerprint once it has been the same for ``settle`` seconds."""
+async def _settle(targets: Watched, now: Fingerprint, settle: float) -> None:
+    """Wait until the fingerprint has been the same for ``settle`` seconds."""
     deadline = asyncio.get_running_loop().time() + SETTLE_LIMIT_SECONDS
     while asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(settle)
         later = await asyncio.to_thread(fingerprint, targets)
         if later == now:
-            break
+            return
         now = later
-    return now
 
 
 async def _wake_on_events(paths: frozenset[Path], woken: asyncio.Event) -> None:
@@ -135,5 +134,5 @@ async def _wake_on_events(paths: frozenset[Path], woken: asyncio.Event) -> None:
 async def _stop(task: asyncio.Task[None] | None) -> None:
     if task is not None:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        # Not `await task`: its CancelledError could not be told from our own.
+        await asyncio.wait([task])
