@@ -20,9 +20,13 @@ def show_status(common: Common) -> None:
 
 
 def facts(status: Status, now: float) -> list[tuple[str, str]]:
-    memory = (
-        f"{size(status.memory_used)} used by models, {size(status.memory_free)} of {size(status.memory_total)} free"
-    )
+    used = size(status.memory_used) if status.memory_used else "none"
+    memory = f"{used} used by models, {size(status.memory_free)} of {size(status.memory_total)} free"
+    runtime = [
+        f"{name} {version}"
+        for name, key in (("llama-cpp-python", "llama_cpp_python"), ("llama.cpp", "llama_cpp"))
+        if (version := status.runtime.get(key))
+    ]
     told = [
         ("state", status.state),
         ("url", status.url),
@@ -33,8 +37,4 @@ def facts(status: Status, now: float) -> list[tuple[str, str]]:
         ("requests", f"{status.active_requests} running, {status.requests_served} served"),
         ("memory", memory),
     ]
-    if runtime := ", ".join(
-        status.runtime[key] for key in ("llama_cpp_python", "llama_cpp") if status.runtime.get(key)
-    ):
-        told.append(("llama.cpp", runtime))
-    return told
+    return [*told, ("runtime", ", ".join(runtime))] if runtime else told
