@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Two cores run the tests about 1.6 times as fast with two processes.
 PYTEST_ARGS ?= -q -n 2
+# For example BENCH_ARGS="--rounds 5 --write docs/benchmarks.md"; docs/benchmarks.md says more.
+BENCH_ARGS ?=
 
 .PHONY: help venv demo run test lint format bench clean
 
@@ -46,7 +48,7 @@ format: venv
 	$(BIN)/ruff format .
 
 bench: venv
-	$(BIN)/python tests/bench/peer.py $(BENCH_ARGS)
+	$(BIN)/python -m tests.bench.compare $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info

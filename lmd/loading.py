@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from annotated_types import Ge, Gt, Le
 
 DEFAULT_CONTEXT_LENGTH = 16384
-"""At most this many tokens a sequence where neither preset nor request says: a trained length of 128 k would take the machine."""
+"""The most tokens a sequence gets where nobody says: a trained length of 128 k would take the machine."""
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 

@@ -185,6 +185,4 @@ class EngineStats(Struct, tag="stats", array_like=True, frozen=True):
     prompt_tps: float
 
 
-FromWorker = (
-    Hello | Progress | Loaded | LoadFailed | Step | Finished | Failed | Tokens | Text | EngineStats
-)
+FromWorker = Hello | Progress | Loaded | LoadFailed | Step | Finished | Failed | Tokens | Text | EngineStats
