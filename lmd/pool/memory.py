@@ -13,7 +13,7 @@ DEFAULT_PARALLEL = 4
 DEFAULT_BATCH = 512
 LEAST_CONTEXT = 512
 """Tokens: a context that nobody asked for is not made smaller than this to fit (`lmd.engine.llama.fit`)."""
-PROCESS_BYTES = 96 * MIB
+PROCESS_BYTES = 64 * MIB
 """A worker before it has a model: the interpreter, numpy and llama.cpp."""
 _CELL_PADDING = 256
 """llama.cpp rounds the KV cache up to this many cells."""
@@ -87,23 +87,23 @@ def estimate(header: Header, load: LoadParams, draft: Header | None = None, vram
     parallel = load.parallel or DEFAULT_PARALLEL
     cells = load.kv_cells or context * parallel
     least = load.kv_cells or load.context_length or min(context, LEAST_CONTEXT)
-    batch = load.batch or DEFAULT_BATCH
     cache_type = load.kv_cache_type or "f16"
 
     state = _recurrent_bytes(header) * parallel
     kv = _kv_bytes(header, cells, cache_type) + state
-    least_kv = _kv_bytes(header, min(cells, least), cache_type) + state
-    compute = _compute_bytes(header, batch, parallel)
-    weights = header.tensor_bytes
-    drafted = least_drafted = 0
+    compute = _compute_bytes(header, load, cells)
+    least = min(cells, least)
+    saved = kv - state - _kv_bytes(header, least, cache_type) + compute - _compute_bytes(header, load, least)
+    drafted = 0
     if draft is not None:
-        fixed = draft.tensor_bytes + _compute_bytes(draft, batch, parallel)
-        drafted = fixed + _kv_bytes(draft, cells, cache_type)
-        least_drafted = fixed + _kv_bytes(draft, min(cells, least), cache_type)
+        drafted = draft.tensor_bytes + _kv_bytes(draft, cells, cache_type) + _compute_bytes(draft, load, cells)
+        saved += drafted - draft.tensor_bytes
+        saved -= _kv_bytes(draft, least, cache_type) + _compute_bytes(draft, load, least)
+    weights = header.tensor_bytes
+    amount = weights + kv + compute + drafted
 
-    share = _offloaded_share(header, load, weights + kv + compute + drafted, vram)
-    full = _split(weights + kv + compute + drafted, share)
-    floor = _split(weights + least_kv + compute + least_drafted, share)
+    share = _offloaded_share(header, load, amount, vram)
+    full, floor = _split(amount, share), _split(amount - saved, share)
     return Need(full, floor, weights=weights, kv=kv, compute=compute, draft=drafted)
 
 
@@ -149,10 +149,19 @@ def _recurrent_bytes(header: Header) -> int:
     return 4 * header.block_count * (inner * state + convolution * columns)
 
 
-def _compute_bytes(header: Header, batch: int, parallel: int) -> int:
-    """Working memory of one step: the widest activations of ``batch`` tokens and the logits of those sampled."""
+def _compute_bytes(header: Header, load: LoadParams, cells: int) -> int:
+    """Working memory of the largest step, as llama.cpp reserves it.
+
+    Fitted to what it reports: the widest layer's activations of a whole batch in f32, the attention
+    mask over all cells (f16 with flash attention, else f32 and the scores of every head), and some rows of logits.
+    """
+    batch = load.batch or DEFAULT_BATCH
     inner = max(header.feed_forward_length, header.number("expert_feed_forward_length"))
-    return 4 * (batch * (4 * header.embedding_length + 2 * inner) + 2 * header.vocab_size * parallel)
+    activations = 4 * batch * (4 * header.embedding_length + 3 * inner)
+    attention = batch * cells * (4 + 4 * header.head_count if load.flash_attention is False else 2)
+    logits = 4 * header.vocab_size * 2 * max(load.parallel or DEFAULT_PARALLEL, DEFAULT_PARALLEL)
+    # A header without a shape has no attention that could be counted.
+    return activations + logits + (attention if header.block_count else 0)
 
 
 # ── what there is ─────────────────────────────────────────────────────────────────────────────

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from lmd.loading import Device, LoadParams, WorkerFacts
@@ -26,11 +28,37 @@ def test_kv_is_counted_from_the_shape_in_the_caches_type():
 def test_what_was_not_asked_for_may_shrink_and_what_was_may_not():
     free = estimate(header(GIB, **SHAPE), LoadParams())
     assert free.kv == 16384 * 4 * 12288
-    assert free.full.ram - free.floor.ram == free.kv - 512 * 12288
+    mask = 2 * 512  # bytes a cell: f16 for each token of a batch
+    assert free.full.ram - free.floor.ram == (16384 * 4 - 512) * (12288 + mask)
     context = estimate(header(GIB, **SHAPE), LoadParams(context_length=4096))
-    assert context.full.ram - context.floor.ram == context.kv * 3 // 4
+    assert context.full.ram - context.floor.ram == 4096 * 3 * (12288 + mask)
     fixed = estimate(header(GIB, **SHAPE), LoadParams(kv_cells=4096))
     assert fixed.full == fixed.floor
+
+
+@pytest.mark.parametrize(
+    ("cells", "batch", "compute", "grown"),
+    [
+        (2048, 512, 44_197_477, 74_665_984),
+        (8192, 512, 50_488_933, 150_605_824),
+        (8192, 256, 27_682_405, 150_540_288),
+        (32768, 512, 75_654_757, 454_950_912),
+    ],
+)
+def test_the_estimate_is_near_what_llama_cpp_was_seen_to_take(cells, batch, compute, grown):
+    """Measured on the generator's qwen2-0.5b in Q8_0, llama-cpp-python 0.3.36, CPU: what it reports as compute
+    buffers, and by how much the worker's anonymous memory grew (buffers are touched as they are needed)."""
+    weights = 525_120_000
+    shape = replace(header(weights, **SHAPE), lengths={"tokenizer.ggml.tokens": 151_936})
+    need = estimate(shape, LoadParams(kv_cells=cells, batch=batch))
+    assert need.compute == pytest.approx(compute, rel=0.02)
+    assert need.full.ram - PROCESS_BYTES == pytest.approx(weights + grown, rel=0.1)
+
+
+def test_without_flash_attention_the_scores_of_every_head_count():
+    flash = estimate(header(GIB, **SHAPE), LoadParams(kv_cells=4096))
+    plain = estimate(header(GIB, **SHAPE), LoadParams(kv_cells=4096, flash_attention=False))
+    assert plain.compute - flash.compute == 4096 * 512 * (2 + 4 * 14)
 
 
 def test_layers_without_attention_hold_no_keys():

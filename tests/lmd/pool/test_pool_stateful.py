@@ -25,6 +25,8 @@ class Client:
     error: LmdError | None = None
     worker: object = None
     """Whose answer it is reading: it holds a lease."""
+    leased: bool = False
+    """It has had its lease, and nothing but what sets `may_fail` may end that."""
     may_fail: bool = False
     """Its worker was killed, or its instance ended by force."""
     left: bool = False
@@ -66,6 +68,7 @@ class PoolMachine(RuleBasedStateMachine):
         try:
             async with self.rig.pool.lease(wanted) as lease:
                 answer = lease.generate(SAY)
+                client.leased = True
                 client.worker = next((w for w in self.rig.workers if answer in w.open.values()), None)
                 async for item in answer:
                     if isinstance(item, Finished):
@@ -203,6 +206,7 @@ class PoolMachine(RuleBasedStateMachine):
     def no_leased_instance_is_ended(self):
         for client in self.clients:
             assert client.worker is None or client.may_fail or not client.worker.ending, client.name
+            assert not (client.leased and client.error) or client.may_fail, f"{client}: {client.error}"
 
     @invariant()
     def no_request_is_answered_twice_or_lost(self):
@@ -210,8 +214,6 @@ class PoolMachine(RuleBasedStateMachine):
             assert client.answers <= 1
             if client.task.done() and not client.left:
                 assert client.answers == 1, f"{client} ended without an answer"
-            if client.error is not None and client.error.code == "worker_died":
-                assert client.may_fail
 
     @invariant()
     def memory_is_that_of_the_live_instances(self):
