@@ -42,6 +42,33 @@ class SamplingParams:
     stop: Annotated[tuple[str, ...], Len(0, 64)] | None = None
     """Strings that end the answer and are not part of it."""
 
+    # Beyond OpenAI's, by the names that llama-server gave them. Unset: off.
+    repeat_last_n: Annotated[int, Ge(-1), Le(65536)] | None = None
+    """How many last tokens the penalties look at. Unset: 64; 0: none; -1: the whole context."""
+    typical_p: Annotated[float, Gt(0), Le(1)] | None = None
+    top_n_sigma: Annotated[float, Ge(0)] | None = None
+    xtc_probability: Annotated[float, Ge(0), Le(1)] | None = None
+    xtc_threshold: Annotated[float, Ge(0), Le(1)] | None = None
+    """Unset: 0.1."""
+    dynatemp_range: Annotated[float, Ge(0), Le(5)] | None = None
+    """The temperature varies by this much either way with the entropy of what may follow."""
+    dynatemp_exponent: Annotated[float, Gt(0)] | None = None
+    mirostat: Annotated[int, Ge(0), Le(2)] | None = None
+    """1 or 2: that version of mirostat takes the place of top-k, top-p, min-p, typical and XTC."""
+    mirostat_tau: Annotated[float, Gt(0)] | None = None
+    """Unset: 5."""
+    mirostat_eta: Annotated[float, Gt(0), Le(1)] | None = None
+    """Unset: 0.1."""
+    dry_multiplier: Annotated[float, Ge(0)] | None = None
+    dry_base: Annotated[float, Ge(1)] | None = None
+    """Unset: 1.75."""
+    dry_allowed_length: Annotated[int, Ge(0)] | None = None
+    """Unset: 2."""
+    dry_penalty_last_n: Annotated[int, Ge(-1), Le(65536)] | None = None
+    """Unset and -1: the whole context."""
+    dry_sequence_breakers: Annotated[tuple[str, ...], Len(0, 64)] | None = None
+    """Unset: newline, colon, double quote, asterisk."""
+
     def over(self, base: Self) -> Self:
         """These parameters, with what they leave unsaid taken from ``base``."""
         said = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}

@@ -475,11 +475,34 @@ class SamplerChain:
     def min_p(self, p: float) -> None:
         self._add(_lib.llama_sampler_init_min_p(p, 1))
 
+    def dry(
+        self, vocab: Vocab, multiplier: float, *, base: float, allowed: int, window: int, breakers: Sequence[str]
+    ) -> None:
+        encoded = (ctypes.c_char_p * len(breakers))(*(breaker.encode() for breaker in breakers))
+        self._add(_lib.llama_sampler_init_dry(vocab.pointer, multiplier, base, allowed, window, encoded, len(breakers)))
+
+    def top_n_sigma(self, n: float) -> None:
+        self._add(_lib.llama_sampler_init_top_n_sigma(n))
+
+    def typical(self, p: float) -> None:
+        self._add(_lib.llama_sampler_init_typical(p, 1))
+
+    def xtc(self, probability: float, threshold: float, seed: int) -> None:
+        self._add(_lib.llama_sampler_init_xtc(probability, threshold, 1, seed))
+
+    def mirostat(self, version: int, seed: int, tau: float, eta: float) -> None:
+        if version == 1:
+            self._add(_lib.llama_sampler_init_mirostat(self._n_vocab, seed, tau, eta, 100))
+        else:
+            self._add(_lib.llama_sampler_init_mirostat_v2(seed, tau, eta))
+
     def greedy(self) -> None:
         self._add(_lib.llama_sampler_init_greedy())
 
-    def draw(self, temperature: float, seed: int) -> None:
-        self._add(_lib.llama_sampler_init_temp(temperature))
+    def temperature(self, temperature: float, spread: float = 0.0, exponent: float = 1.0) -> None:
+        self._add(_lib.llama_sampler_init_temp_ext(temperature, spread, exponent))
+
+    def draw(self, seed: int) -> None:
         self._add(_lib.llama_sampler_init_dist(seed))
 
     def sample(self, context: Context, index: int) -> int:

@@ -11,6 +11,7 @@ from lmd.generation import SamplingParams, TokenLogprob
 PENALTY_WINDOW = 64
 """Penalties look at this many last tokens, the prompt's included (as llama.cpp's tools do)."""
 NEUTRAL_TEMPERATURE = 0.8
+DRY_BREAKERS = ("\n", ":", '"', "*")
 
 
 def seed_of(params: SamplingParams) -> int:
@@ -21,9 +22,11 @@ def seed_of(params: SamplingParams) -> int:
 
 
 class Sampler:
-    """Draws tokens for one sequence. Order: bias, penalties, top-k, top-p, min-p, temperature, draw.
+    """Draws tokens for one sequence.
 
-    ``banned`` tokens are never drawn. ``history`` is the prompt: penalties count its tokens.
+    Order: bias, penalties, DRY, top-nσ, top-k, typical, top-p, min-p, XTC, temperature, draw (llama-server's default).
+    ``banned`` tokens are never drawn. ``history`` is the prompt: penalties and DRY count its tokens.
+    ``n_ctx`` is what "the whole context" means for their windows.
     """
 
     def __init__(
@@ -31,38 +34,37 @@ class Sampler:
         vocab: Vocab,
         params: SamplingParams,
         *,
+        n_ctx: int,
         logit_bias: Mapping[int, float],
         banned: Sequence[int] = (),
         history: Sequence[int] = (),
     ) -> None:
         temperature = NEUTRAL_TEMPERATURE if params.temperature is None else params.temperature
+        window = PENALTY_WINDOW if params.repeat_last_n is None else params.repeat_last_n
+        window = n_ctx if window < 0 else window
         repeat, presence, frequency = (
             params.repeat_penalty or 1.0,
             params.presence_penalty or 0.0,
             params.frequency_penalty or 0.0,
         )
-        penalties = (repeat, presence, frequency) != (1.0, 0.0, 0.0)
+        penalties = window > 0 and (repeat, presence, frequency) != (1.0, 0.0, 0.0)
         self._banned = np.array(sorted(banned), dtype=np.int64) if banned else None
         self._chain: SamplerChain | None = None
-        if temperature == 0 and not penalties and not logit_bias:
+        if temperature == 0 and not penalties and not logit_bias and not params.dry_multiplier:
             return
         chain = self._chain = SamplerChain(vocab.n_tokens)
         if logit_bias:
             chain.logit_bias(logit_bias)
         if penalties:
-            chain.penalties(PENALTY_WINDOW, repeat=repeat, frequency=frequency, presence=presence)
+            chain.penalties(window, repeat=repeat, frequency=frequency, presence=presence)
+        if params.dry_multiplier:
+            _add_dry(chain, vocab, params, n_ctx)
         if temperature == 0:
             chain.greedy()
         else:
-            if params.top_k is not None and params.top_k > 0:
-                chain.top_k(params.top_k)
-            if params.top_p is not None and params.top_p < 1:
-                chain.top_p(params.top_p)
-            if params.min_p:
-                chain.min_p(params.min_p)
-            chain.draw(temperature, seed_of(params))
-        if penalties:
-            for token in history[-PENALTY_WINDOW:]:
+            _add_draw(chain, params, temperature)
+        if penalties or params.dry_multiplier:
+            for token in history if params.dry_multiplier else history[-window:]:
                 self.accept(token)
 
     def sample(self, context: Context, index: int) -> int:
@@ -84,6 +86,40 @@ class Sampler:
     def close(self) -> None:
         if self._chain is not None:
             self._chain.close()
+
+
+def _add_dry(chain: SamplerChain, vocab: Vocab, params: SamplingParams, n_ctx: int) -> None:
+    window = params.dry_penalty_last_n
+    chain.dry(
+        vocab,
+        params.dry_multiplier or 0.0,
+        base=params.dry_base or 1.75,
+        allowed=2 if params.dry_allowed_length is None else params.dry_allowed_length,
+        window=n_ctx if window is None or window < 0 else window,
+        breakers=DRY_BREAKERS if params.dry_sequence_breakers is None else params.dry_sequence_breakers,
+    )
+
+
+def _add_draw(chain: SamplerChain, params: SamplingParams, temperature: float) -> None:
+    seed = seed_of(params)
+    if params.mirostat:
+        chain.temperature(temperature)
+        chain.mirostat(params.mirostat, seed, params.mirostat_tau or 5.0, params.mirostat_eta or 0.1)
+        return
+    if params.top_n_sigma:
+        chain.top_n_sigma(params.top_n_sigma)
+    if params.top_k is not None and params.top_k > 0:
+        chain.top_k(params.top_k)
+    if params.typical_p is not None and params.typical_p < 1:
+        chain.typical(params.typical_p)
+    if params.top_p is not None and params.top_p < 1:
+        chain.top_p(params.top_p)
+    if params.min_p:
+        chain.min_p(params.min_p)
+    if params.xtc_probability:
+        chain.xtc(params.xtc_probability, 0.1 if params.xtc_threshold is None else params.xtc_threshold, seed)
+    chain.temperature(temperature, params.dynatemp_range or 0.0, params.dynatemp_exponent or 1.0)
+    chain.draw(seed)
 
 
 def logprob(vocab: Vocab, logits: Logits, token: int, n_top: int) -> TokenLogprob:

@@ -47,6 +47,7 @@ class Sequence:
         self.sampler = Sampler(
             vocab,
             spec.params,
+            n_ctx=context_length,
             logit_bias=spec.logit_bias,
             banned=vocab.eog_tokens if spec.ignore_eos else (),
             history=spec.tokens,

@@ -68,9 +68,36 @@ def test_the_same_seed_gives_the_same_text_and_another_seed_another(driver: Driv
     assert len(set(texts.values())) > 1
 
 
-@pytest.mark.parametrize("sampling", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}])
+@pytest.mark.parametrize(
+    "sampling", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"typical_p": 1e-6}, {"top_n_sigma": 1e-6}]
+)
 def test_each_truncation_at_its_narrowest_is_greedy(driver: Driver, sampling: dict[str, Any]) -> None:
     assert driver.ask(chat("Count to 20."), temperature=1.0, seed=1, **sampling).text == COUNT_20
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"xtc_probability": 1.0, "xtc_threshold": 0.01},
+        {"dynatemp_range": 1.4},
+        {"mirostat": 1},
+        {"mirostat": 2, "mirostat_tau": 9.0},
+        {"dry_multiplier": 8.0, "dry_allowed_length": 1, "dry_sequence_breakers": ()},
+        {"repeat_penalty": 1.5, "repeat_last_n": -1},
+    ],
+)
+def test_each_further_sampler_changes_the_draw_and_keeps_to_its_seed(driver: Driver, sampling: dict[str, Any]) -> None:
+    def tell(**kw: Any) -> str:
+        question = chat("Tell me a story about Emma in Rome.")
+        # Without reuse: a prompt computed in other chunks differs in the last bits, which such a draw can show.
+        return driver.ask(question, temperature=1.5, seed=11, max_tokens=80, raw={"cache_prompt": False}, **kw).text
+
+    assert tell(**sampling) == tell(**sampling)
+    assert tell(**sampling) != tell()
+
+
+def test_no_penalty_window_means_no_penalty(driver: Driver) -> None:
+    assert driver.ask(chat("Count to 20."), repeat_penalty=5.0, repeat_last_n=0).text == COUNT_20
 
 
 def test_penalties_and_bias_change_what_is_said(driver: Driver) -> None:
