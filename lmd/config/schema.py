@@ -45,24 +45,27 @@ def check(schema: Any, data: Any, *, root: Any = None, at: Loc = ()) -> Any:
 
     ``root`` and ``at``: the schema is the part ``at`` of another one, to which the faults' places and hints refer.
     """
-    if dates := [Fault(loc, "dates and times are not used here; put it in quotes") for loc in _dates(data, at)]:
-        raise Misfit(dates)
+    if foreign := list(_foreign(data, at)):
+        raise Misfit(foreign)
     try:
         return adapter(schema).validate_json(json.dumps(data), strict=True)
     except ValidationError as exc:
         raise Misfit(_explain(exc, schema if root is None else root, data, at)) from exc
 
 
-def _dates(data: Any, loc: Loc) -> Iterator[Loc]:
+def _foreign(data: Any, loc: Loc) -> Iterator[Fault]:
+    """What TOML has and neither JSON nor msgpack takes."""
     match data:
         case dict():
             for key, value in data.items():
-                yield from _dates(value, (*loc, key))
+                yield from _foreign(value, (*loc, key))
         case list():
             for index, value in enumerate(data):
-                yield from _dates(value, (*loc, index))
+                yield from _foreign(value, (*loc, index))
         case datetime.date() | datetime.time():
-            yield loc
+            yield Fault(loc, "dates and times are not used here; put it in quotes")
+        case int() if not -(2**63) <= data < 2**63:
+            yield Fault(loc, "this integer does not fit in 64 bits")
 
 
 # ── schemas ───────────────────────────────────────────────────────────────────────────────────

@@ -23,8 +23,6 @@ RESTART = frozenset(
         "paths.models",
         "paths.state",
         "paths.cache",
-        "models.standby",
-        "log.format",
     }
 )
 """Settings that are read once, when the daemon starts."""

@@ -181,7 +181,7 @@ def effective(preset: Preset, snapshot: Snapshot) -> tuple[dict[str, object], di
         "pinned": preset.pinned,
         "preload": preset.preload,
         "load": load,
-        "sampling": sampling | {"stop": list(sampling["stop"]) if sampling["stop"] is not None else None},
+        "sampling": {key: list(value) if isinstance(value, tuple) else value for key, value in sampling.items()},
         "chat": chat | {"template_file": str(chat["template_file"]) if chat["template_file"] else None},
     }
     inherited = {f"{part}.{key}": f"defaults.{part}.{key}" for part in ("load", "sampling") for key in values[part]}

@@ -154,6 +154,7 @@ def test_ttl_takes_seconds_and_durations(folder: Path, text: str, seconds: float
         ("aliases = ['a b']", (1, 12, "aliases[0]"), "expected a name of letters"),
         ("aliases = ['a', 'a']", (1, 17, "aliases[1]"), "'a' is listed twice"),
         ("ttl = -1", (1, 1, "ttl"), "expected a duration"),
+        ("[sampling]\nseed = 9223372036854775808", (2, 1, "sampling.seed"), "does not fit in 64 bits"),
         ("[chat]\nreasoning = 'hard'", (2, 1, "chat.reasoning"), 'expected "auto", "on"'),
         (
             "[chat]\ntemplate_file = 'nope.jinja'",
