@@ -434,6 +434,12 @@ class TaggedReader(CallReader):
     def _value(self, schema: Any, kind: str) -> Read:
         format_, stream, sink = self._format, self._stream, self._sink
         end = format_.value_end.strip()
+        if format_.cdata:
+            yield from stream.blanks()
+            if (yield from stream.take("<![CDATA[")):
+                value, _ = yield from stream.until(["]]>" + end])
+                sink.arguments(dumps(value))
+                return
         lead = format_.type_end or format_.key_end
         trim = lead.endswith("\n")
         if trim:

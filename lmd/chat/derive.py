@@ -48,7 +48,14 @@ def derive(template: ChatTemplate) -> Format:
     format_ = _wrappers(probe, format_)
     if template.shape.calls:
         format_ = _calls(probe, format_)
-    return replace(format_, stops=_stops(probe, format_), short_ids=template.shape.short_ids)
+    stops, more = _stops(probe, format_)
+    return replace(
+        format_,
+        stops=stops,
+        wrappers=(*format_.wrappers, *more),
+        short_ids=template.shape.short_ids,
+        cdata="<![CDATA[" in template.source,
+    )
 
 
 def _arguments(n: int) -> dict[str, str]:
@@ -63,7 +70,7 @@ class _Probe:
         self.shape: Shape = template.shape
         self.base = self._render([_user()]) or ""
         with_prompt = self._render([_user()], generation_prompt=True) or ""
-        self.generation = with_prompt[len(self.base) :] if with_prompt.startswith(self.base) else ""
+        self.generation = with_prompt[common_prefix(self.base, with_prompt) :]
 
     def turn(self, *, reasoning: bool = False, text: bool = False, calls: int = 0, arguments: int = 2) -> str | None:
         """The turn as the template writes it, its header included; None where the template refuses or shows less."""
@@ -83,6 +90,10 @@ class _Probe:
             return None
         return turn
 
+    def cut_before(self, end: str) -> str:
+        """The prompt up to the last ``end`` in it, where every prompt ends with a closed block."""
+        return self.base[: self.base.rindex(end)] if end and end in self.base[-200:] else ""
+
     def _render(self, messages: list[Message], *, generation_prompt: bool = False) -> str | None:
         try:
             return self.template.render_raw(
@@ -92,6 +103,7 @@ class _Probe:
                 eos=EOS,
                 now=PROBE_TIME,
                 add_generation_prompt=generation_prompt,
+                args=self.template.reasoning_args("on") if self.shape.thinking_on else None,
             )
         except TemplateError:
             return None
@@ -113,10 +125,6 @@ def _reasoning(probe: _Probe) -> Format:
         return _hinted_reasoning(probe)
     before = shown[: shown.index(THOUGHT)]
     header = plain[: plain.index(TEXT)] if plain is not None else probe.generation
-    start = before[common_prefix(before, header) :]
-    if not start.strip():
-        # The template opens the block in every turn, so the text-only turn has it too.
-        start = (tokens_in(before) or [""])[-1]
     after = shown[shown.index(THOUGHT) + len(THOUGHT) :]
     if thinking is not None:
         after = after[: after.find(TEXT)] if TEXT in after else after
@@ -127,7 +135,20 @@ def _reasoning(probe: _Probe) -> Format:
     tokens = tokens_in(after)
     end = after.strip() if thinking is not None and calling is not None and len(tokens) <= 2 else ""
     end = end or (tokens[0] if tokens else after.strip())
-    return Format(reasoning_start=start.strip(), reasoning_end=end)
+    return Format(reasoning_start=_reasoning_start(probe, before, header, end).strip(), reasoning_end=end)
+
+
+def _reasoning_start(probe: _Probe, before: str, header: str, end: str) -> str:
+    start = before[common_prefix(before, header) :]
+    if start.strip():
+        return start
+    opened = probe.generation[len(before) :] if probe.generation.startswith(before) else ""
+    if opened.strip() and end not in opened:
+        # Only the generation prompt opens the block.
+        return opened
+    # The template opens the block in every turn, so the text-only turn has it too, or all of the turn's beginning.
+    tokens = tokens_in(before) or tokens_in(probe.cut_before(end))
+    return tokens[-1] if tokens else ""
 
 
 def _hinted_reasoning(probe: _Probe) -> Format:
@@ -190,25 +211,27 @@ def _closing(wrappers: list[str], tail: str) -> str:
     return ""
 
 
-def _stops(probe: _Probe, format_: Format) -> tuple[str, ...]:
+def _stops(probe: _Probe, format_: Format) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What ends a turn; and what ends an answer's text but other parts too, so that it is only a wrapper."""
     markers = {token for text in (*format_.wrappers, format_.call_start, format_.call_end, format_.section_end,
                                   format_.section_start, format_.separator, format_.reasoning_end)
                for token in tokens_in(text)}  # fmt: skip
-    stops = []
-    for turn, anchor in ((probe.turn(text=True), TEXT), (probe.turn(calls=1), None)):
-        if turn is None:
-            continue
-        if anchor is not None:
-            tail = turn[turn.index(anchor) + len(anchor) :]
-        else:
-            end = format_.section_end.strip() or format_.call_end.strip()
-            if not end or end not in turn:
-                continue
-            tail = turn[turn.rindex(end) + len(end) :]
-        fresh = [token for token in tokens_in(tail) if token not in markers and token != EOS]
-        if fresh and not any(tail.lstrip().startswith(stop) for stop in stops):
+    tails = []
+    if (plain := probe.turn(text=True)) is not None:
+        tails.append(plain[plain.index(TEXT) + len(TEXT) :])
+    end = format_.section_end.strip() or format_.call_end.strip()
+    if end and (calling := probe.turn(calls=1)) is not None and end in calling:
+        tails.append(calling[calling.rindex(end) + len(end) :])
+    stops: list[str] = []
+    shared: list[str] = []
+    for tail in tails:
+        tokens = [token for token in tokens_in(tail) if token != EOS]
+        fresh = [token for token in tokens if token not in markers]
+        if fresh:
             stops.append(fresh[0])
-    return tuple(dict.fromkeys(stops))
+        elif tokens and tail is tails[0] and tokens[0] not in format_.wrappers:
+            shared.append(tokens[0])
+    return tuple(dict.fromkeys(stops)), tuple(shared)
 
 
 # ── calls ─────────────────────────────────────────────────────────────────────────────────────
@@ -277,7 +300,7 @@ def _call_markers(two: str | None, core: _Core, opening: str, closing: str, tail
         return {"call_start": opening, "call_end": call_end, "separator": separator}
     return {
         "section_start": section_start,
-        "section_end": section_end,
+        "section_end": _first_end(section_end),
         "call_start": call_start,
         "call_end": call_end,
         "separator": separator,

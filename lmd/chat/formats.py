@@ -79,6 +79,8 @@ class Format:
     """TAGGED: the types that mean a bare string."""
     arguments_end: str = ""
     """TAGGED: after the last argument, before ``call_end``."""
+    cdata: bool = False
+    """TAGGED: values may stand in ``<![CDATA[ … ]]>``."""
     escapes: bool = False
     """PYTHONIC: strings are written as Python writes them; else nothing in them is escaped."""
     stops: tuple[str, ...] = ()

@@ -151,6 +151,10 @@ def _hermes(format_: Format) -> Format:
     )
 
 
+def _nemotron(format_: Format) -> Format:
+    return replace(format_, wrappers=(), stops=("<SPECIAL_12>",))
+
+
 def _llama3(format_: Format) -> Format:
     return replace(format_, wrappers=(*format_.wrappers, "<|python_tag|>"))
 
@@ -159,7 +163,7 @@ OVERRIDES = (
     Override(
         "gpt-oss",
         "reasoning, text and calls are messages in channels, and a call's name stands in its message's header",
-        ("<|channel|>", "to=functions."),
+        ("<|channel|>analysis<|message|>", "<|call|>"),
         _gpt_oss,
     ),
     Override(
@@ -188,6 +192,10 @@ OVERRIDES = (
     Override("lfm2", "the tools are listed, calls are never rendered", ("<|tool_list_start|>",), _lfm2),
     Override("lfm2.5", "the tools are listed, calls are never rendered", ("List of tools: [", "keep_past_thinking"), _lfm2),
     Override("smollm3", "calls are described in the system text, never rendered", ("xml_tools", "<tool_call>"), _hermes),
+    Override(
+        "nemotron-nano-v2", "a last turn is shown as the continuation of an open reasoning block, with its end twice",
+        ("<SPECIAL_12>", "<TOOLCALL>"), _nemotron,
+    ),  # fmt: skip
     Override(
         "llama-3", "<|python_tag|> may stand before a call, and the template shows it only for built-in tools",
         ("<|eom_id|>", "<|python_tag|>", '"parameters": '), _llama3,

@@ -46,6 +46,8 @@ class Renders(Protocol):
         args: Mapping[str, Any] | None = None,
     ) -> str: ...
 
+    def reasoning_args(self, effort: str | None) -> dict[str, Any]: ...
+
 
 def rendered(
     template: Renders,
@@ -101,9 +103,23 @@ def probe(template: Renders) -> Shape:
         and rendered(template, [user, answer, user], tools=no) is not None,
         tools=NAME in (rendered(template, [user], tools=True) or ""),
     )
+    if shape.tools and not _takes_open_types(template, user):
+        shape = replace(shape, full_schemas=True)
     shape = _probe_calls(template, shape, user)
     shape = _probe_reasoning(template, shape, user)
     return _probe_results(template, shape, user)
+
+
+def _takes_open_types(template: Renders, user: Mapping[str, Any]) -> bool:
+    """Whether a parameter may be an object or array that does not say what it holds."""
+    properties = {"qobject": {"type": "object"}, "qlist": {"type": "array"}}
+    tool = {"type": "function", "function": {"name": NAME, "description": "Qdescriptionq",
+            "parameters": {"type": "object", "properties": properties, "required": ["qobject"]}}}  # fmt: skip
+    try:
+        template.render_raw([user], [tool], now=PROBE_TIME)
+    except TemplateError:
+        return False
+    return True
 
 
 def _calls_shown(text: str | None) -> bool:
@@ -154,8 +170,10 @@ def _probe_reasoning(template: Renders, shape: Shape, user: Mapping[str, Any]) -
             {"role": "assistant", "content": _text(TEXT, shape), field: THOUGHT},
             {"role": "assistant", "content": _text("", shape), field: THOUGHT, "tool_calls": calls},
         ):
-            if THOUGHT in (rendered(template, [user, turn]) or ""):
-                return replace(shape, reasoning=field)  # type: ignore[arg-type]
+            for args in (None, template.reasoning_args("on")):
+                if THOUGHT in (rendered(template, [user, turn], args=args) or ""):
+                    # Where the template shows it only with thinking on, the format is read off with thinking on.
+                    return replace(shape, reasoning=field, thinking_on=bool(args))  # type: ignore[arg-type]
     parts = [{"type": "thinking", "thinking": THOUGHT}, {"type": "text", "text": TEXT}]
     out = rendered(template, [user, {"role": "assistant", "content": parts}]) or ""
     if THOUGHT in out and "'thinking'" not in out and '"thinking"' not in out:

@@ -41,6 +41,10 @@ class Shape:
     """The template shows tool definitions."""
     results: bool = False
     """The template shows messages of role ``tool``."""
+    thinking_on: bool = False
+    """Earlier reasoning is shown only when thinking is switched on."""
+    full_schemas: bool = False
+    """Tool definitions must say what objects and arrays hold, and describe every parameter."""
     empty_tools: bool = False
     """Without tools the template wants an empty list and fails on none."""
     short_ids: bool = False
@@ -67,7 +71,27 @@ def shaped(messages: Sequence[Message], shape: Shape) -> list[dict[str, Any]]:
     return [_message(m, shape, names) for m in messages]
 
 
-def shaped_tools(tools: Iterable[Tool]) -> list[dict[str, Any]]:
+def _full_schema(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_full_schema(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    filled = {key: _full_schema(value) for key, value in schema.items()}
+    if isinstance(properties := filled.get("properties"), dict):
+        filled["properties"] = {
+            key: {"description": "", **value} if isinstance(value, dict) else value for key, value in properties.items()
+        }
+    if filled.get("type") == "object" and not isinstance(filled.get("additionalProperties"), Mapping):
+        filled["additionalProperties"] = {}
+    if filled.get("type") == "array" and not isinstance(filled.get("items"), Mapping):
+        filled["items"] = {}
+    return filled
+
+
+def shaped_tools(tools: Iterable[Tool], shape: Shape | None = None) -> list[dict[str, Any]]:
+    """The definitions as the template is given them."""
+    if shape is not None and shape.full_schemas:
+        tools = [replace(tool, parameters=_full_schema(tool.parameters)) for tool in tools]
     return [
         {
             "type": "function",

@@ -92,7 +92,7 @@ class ChatTemplate:
         `TemplateError` with the template's own message when it refuses the conversation.
         """
         effort = prompt.reasoning_effort or reasoning
-        tools = shaped_tools(prompt.tools) if prompt.tools and prompt.tool_choice.mode != "none" else None
+        tools = shaped_tools(prompt.tools, self.shape) if prompt.tools and prompt.tool_choice.mode != "none" else None
         if tools is None and self.shape.empty_tools:
             tools = []
         text = self.render_raw(
@@ -112,10 +112,13 @@ class ChatTemplate:
             return {}
         on = effort not in OFF
         args: dict[str, Any] = {"enable_thinking": on, "thinking": on}
+        for mode in ("enabled", "thinking") if on else ("disabled", "chat"):
+            if f'"{mode}"' in self.source or f"'{mode}'" in self.source:
+                args.setdefault("thinking_mode", mode)
         if on and effort != "on":
             args["reasoning_effort"] = effort
         if not on:
-            args.update(thinking_budget=0, thinking_mode="chat" if "thinking_mode" in self.source else "off")
+            args["thinking_budget"] = 0
             if "'none'" in self.source or '"none"' in self.source:
                 args["reasoning_effort"] = "none"
         return {name: value for name, value in args.items() if name in self.variables}
