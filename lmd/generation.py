@@ -17,6 +17,11 @@ from annotated_types import Ge, Gt, Le, Len
 # ── sampling ──────────────────────────────────────────────────────────────────────────────────
 
 
+ContextOverflow = Literal["stop_at_limit", "truncate_middle", "rolling_window"]
+"""LM Studio's three policies. stop_at_limit: a prompt that does not fit is refused, an answer ends where the context is
+full. truncate_middle: the beginning and the end are kept. rolling_window: the end is kept."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How the next token is drawn. ``None`` means "not said": see `over`.
@@ -41,6 +46,9 @@ class SamplingParams:
     """-1: until the model ends or the context is full."""
     stop: Annotated[tuple[str, ...], Len(0, 64)] | None = None
     """Strings that end the answer and are not part of it."""
+
+    context_overflow: ContextOverflow | None = None
+    """What happens when prompt and answer do not fit the context. Unset: "stop_at_limit"."""
 
     # Beyond OpenAI's, by the names that llama-server gave them. Unset: off.
     repeat_last_n: Annotated[int, Ge(-1), Le(65536)] | None = None

@@ -125,7 +125,8 @@ class Engine:
         """Queue a sequence. Raises InvalidRequest or ContextLengthExceeded; then nothing was queued."""
         if not spec.tokens:
             raise InvalidRequest("The prompt is empty.", param="prompt")
-        if len(spec.tokens) >= self.context_length:
+        stops = (spec.params.context_overflow or "stop_at_limit") == "stop_at_limit"
+        if len(spec.tokens) >= self.context_length and stops:
             raise ContextLengthExceeded(len(spec.tokens), self.context_length)
         self._check(spec.logit_bias, "logit_bias")
         sequence = Sequence(spec, self.vocab, self.context_length, self._clock())
@@ -162,7 +163,7 @@ class Engine:
         for sequence, tokens in shares:
             assert sequence.slot is not None
             self.slots.append(sequence.slot, tokens)
-            if sequence.n_computed <= sequence.n_prompt:
+            if not sequence.n_generated:
                 self._sink.prefilled(sequence.id, sequence.n_computed, sequence.n_prompt)
         for sequence, index in outputs:
             self._sample(sequence, index)
@@ -221,7 +222,7 @@ class Engine:
                 self._step_cost,
                 len(self._running) - 1,
                 self._draft_seconds / self._step_cost.of(1) if sequence.drafter.costs else 0.0,
-                min(sequence.n_left - 1, room),
+                int(min(sequence.room - 1, room)),
             )
             if limit > 0:
                 wishes.setdefault(sequence.drafter, []).append(Wish(sequence.id, sequence.tokens, limit))
@@ -264,8 +265,7 @@ class Engine:
             batch = [(sequence, n) for sequence, n in batch if n > 0]
         while batch and not self.slots.evict(sum(n for _, n in batch)):
             if len(self._running) == 1:
-                sequence, _ = batch[0]
-                batch = [(sequence, self.slots.n_free)] if self.slots.n_free else []
+                batch = [(sequence, min(n, self.slots.n_free)) for sequence, n in batch if self.slots.n_free]
                 break
             youngest = self._running[-1]
             self._suspend(youngest)
@@ -338,6 +338,10 @@ class Engine:
         self._sink.output(sequence.id, text, len(sequence.tokens) - before, logprobs)
         if sequence.finished is not None:
             self._finish(sequence, sequence.finished)
+        elif len(sequence.tokens) >= self.context_length:
+            sequence.make_room()
+            assert sequence.slot is not None
+            self.slots.truncate(sequence.slot, self.slots.reusable(sequence.slot, sequence.tokens))
 
     def _draw(self, sequence: Sequence, index: int, logprobs: list[TokenLogprob] | None) -> tuple[str, list[int]]:
         """Sample from batch entry ``index``. Returns the text that is certain now, and the new tokens: the

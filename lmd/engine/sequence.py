@@ -1,5 +1,6 @@
 """One request inside the engine: its tokens, where it is, and how its text comes out."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ from lmd.engine.llama import Vocab
 from lmd.engine.sampler import Sampler
 from lmd.engine.slots import Slot
 from lmd.engine.speculative import Drafter, Speculation
-from lmd.generation import FinishReason, SamplingParams, Usage
+from lmd.generation import ContextOverflow, FinishReason, SamplingParams, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +32,33 @@ class SequenceSpec:
     """Who guesses what comes next; None: nobody."""
 
 
+def shortened(tokens: list[int], room: int, policy: ContextOverflow, *, bos: int) -> list[int]:
+    """At most ``room`` of ``tokens``: their end, and with "truncate_middle" as much of their beginning.
+
+    A BOS at the beginning stays there, without which many models write nonsense.
+    """
+    if len(tokens) <= room:
+        return tokens
+    head = room // 2 if policy == "truncate_middle" else int(tokens[0] == bos)
+    return tokens[:head] + tokens[len(tokens) - (room - head) :]
+
+
 class Sequence:
     """A running or queued request. ``tokens``: prompt and what was generated, computed or not."""
 
     def __init__(self, spec: SequenceSpec, vocab: Vocab, context_length: int, now: float) -> None:
         self.spec = spec
         self.id = spec.id
+        self.context_length = context_length
+        self.overflow: ContextOverflow = spec.params.context_overflow or "stop_at_limit"
         self.tokens = list(spec.tokens)
-        self.n_prompt = len(spec.tokens)
+        if self.overflow != "stop_at_limit" and len(self.tokens) >= context_length:
+            # To half of the context, so that there is room for an answer before it is cut again.
+            self.tokens = shortened(self.tokens, context_length // 2, self.overflow, bos=vocab.bos)
+        self.n_prompt = len(self.tokens)
+        self.n_before_decoding = self.n_prompt
+        """Once so many tokens are computed, what is pending was just generated."""
+        self.n_generated = 0
         self.slot: Slot | None = None
         self.leader: Sequence | None = None
         """A running sequence that is computing ``leader_prefix`` tokens of ours: we wait for it."""
@@ -50,12 +70,10 @@ class Sequence:
             n_ctx=context_length,
             logit_bias=spec.logit_bias,
             banned=vocab.eog_tokens if spec.ignore_eos else (),
-            history=spec.tokens,
+            history=self.tokens,
         )
         limit = spec.params.max_tokens
-        room = context_length - self.n_prompt
-        self._length_ends = limit is not None and 0 <= limit <= room
-        self.n_left = limit if limit is not None and 0 <= limit <= room else room
+        self.n_left: float = math.inf if limit is None or limit < 0 else limit
         self._vocab = vocab
         self._detokenizer = Detokenizer()
         self.stops = StopStrings(spec.params.stop or ())
@@ -78,13 +96,9 @@ class Sequence:
         return len(self.tokens) - self.n_computed
 
     @property
-    def n_generated(self) -> int:
-        return len(self.tokens) - self.n_prompt
-
-    @property
     def decoding(self) -> bool:
         """The prompt is computed; what is pending was generated."""
-        return self.n_computed >= self.n_prompt
+        return self.n_computed >= self.n_before_decoding
 
     def take(self, token: int, now: float) -> str:
         """``token`` was generated: append it. Returns the text that is now certain; may set `finished`.
@@ -95,6 +109,7 @@ class Sequence:
             self.first_token = now
         self.last_token = now
         self.tokens.append(token)
+        self.n_generated += 1
         self.n_left -= 1
         if not self.spec.ignore_eos and self._vocab.is_eog(token):
             self.finished = FinishReason.EOG
@@ -104,8 +119,24 @@ class Sequence:
         if self.stops.found is not None:
             self.finished = FinishReason.STOP
         elif self.n_left <= 0:
-            self.finished = FinishReason.LENGTH if self._length_ends else FinishReason.CONTEXT
+            self.finished = FinishReason.LENGTH
+        elif len(self.tokens) >= self.context_length and self.overflow == "stop_at_limit":
+            self.finished = FinishReason.CONTEXT
         return text
+
+    @property
+    def room(self) -> float:
+        """How many tokens may still be generated before something ends or cuts the sequence."""
+        return min(self.n_left, self.context_length - len(self.tokens))
+
+    def make_room(self) -> None:
+        """The context is full and the policy is to go on: forget half of it. What remains is computed anew.
+
+        Cells could be moved instead of computed, but cells that another sequence shares must not move, and
+        recurrent states cannot; a prompt token costs a fraction of a generated one.
+        """
+        self.tokens = shortened(self.tokens, self.context_length // 2, self.overflow, bos=self._vocab.bos)
+        self.n_before_decoding = len(self.tokens)
 
     def drop_draft(self, keep: int) -> None:
         """Keep the first ``keep`` drafted tokens; the others will not be verified."""

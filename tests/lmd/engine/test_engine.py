@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lmd.engine.llama import Backend
+from lmd.engine.sequence import shortened
 from lmd.errors import ContextLengthExceeded, InvalidRequest, LoadFailed
 from lmd.generation import FinishReason
 from tests.lmd.engine.driver import Driver, chat
@@ -125,6 +126,37 @@ def test_max_tokens_and_the_end_of_the_context_are_told_apart(make: Make) -> Non
     assert full.reason is FinishReason.CONTEXT
     assert full.usage.prompt_tokens + full.usage.completion_tokens == 32
     assert COUNT_20.startswith(full.text)
+
+
+@pytest.mark.parametrize("policy", ["rolling_window", "truncate_middle"])
+def test_an_answer_can_outgrow_the_context(make: Make, policy: str) -> None:
+    driver = make(context_length=64, parallel=2, kv_cells=128)
+    neighbour = driver.submit(chat("Count to 10."))
+    answer = driver.ask(
+        chat("Count to 40."),
+        max_tokens=200,
+        context_overflow=policy,
+        raw={"ignore_eos": True, "draft": "prompt-lookup"},
+    )
+    assert (answer.reason, answer.usage.completion_tokens) == (FinishReason.LENGTH, 200)
+    assert answer.text.startswith(COUNT_20[:50])
+    assert driver.sink.of(neighbour).text.endswith("9, 10.")
+
+
+@pytest.mark.parametrize("policy", ["rolling_window", "truncate_middle"])
+def test_a_prompt_that_does_not_fit_is_cut_by_policy(make: Make, policy: str) -> None:
+    driver = make(context_length=64, parallel=1)
+    answer = driver.ask("Be brief. " * 100 + chat("Hello"), context_overflow=policy)
+    assert answer.usage.prompt_tokens == 32
+    assert answer.text.startswith("Hello!")
+
+
+def test_shortening_keeps_the_end_and_by_policy_the_beginning() -> None:
+    tokens = list(range(100))
+    assert shortened(tokens, 10, "rolling_window", bos=-1) == list(range(90, 100))
+    assert shortened(tokens, 10, "rolling_window", bos=0) == [0, *range(91, 100)]
+    assert shortened(tokens, 10, "truncate_middle", bos=-1) == [0, 1, 2, 3, 4, 95, 96, 97, 98, 99]
+    assert shortened(tokens, 100, "rolling_window", bos=-1) == tokens
 
 
 def test_no_tokens_are_a_finished_answer(driver: Driver) -> None:
