@@ -525,7 +525,7 @@ def loads_ok(text: str) -> bool:
 
 def reader_of(format_: Format, stream: TextStream, sink: CallSink) -> CallReader | None:
     """The reader of a format's calls; None where it has none."""
-    from lmd.chat import literals  # noqa: PLC0415 -- its readers build on CallReader
+    from lmd.chat import literals
 
     readers: dict[Style, type[CallReader]] = {
         Style.JSON: JsonReader,

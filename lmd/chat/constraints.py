@@ -4,13 +4,14 @@ The grammar is checked here, so that what cannot be enforced is refused before a
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llguidance.gbnf_to_lark import any_to_lark
 
 from lmd.chat.formats import Format, Style
-from lmd.chat.grammar import CallGrammar, json_rule, literal, object_schema
+from lmd.chat.grammar import CallGrammar, json_rule, literal, object_schema, until
 from lmd.chat.schema import check_grammar, check_schema
 from lmd.errors import InvalidRequest, Unsupported
 from lmd.generation import ResponseFormat, Tool, ToolChoice
@@ -48,20 +49,23 @@ def constrain(
     grammar = CallGrammar(format_, tools, many=parallel and mode != "named")
     rules = grammar.rules()
     if mode in {"required", "named"}:
-        spec = _held(format_, "calls", {"calls": rules}, reasoning_open)
+        spec: ConstraintSpec | None = _held(format_, "calls", {"calls": rules}, reasoning_open)
     elif answer:
         spec = _held(format_, f"calls | {answer}", {"calls": rules}, reasoning_open)
     else:
         spec = _lazy(format_, rules)
     if spec is None:
         return None
-    return ConstraintSpec(kind=spec.kind, source=spec.source, triggers=spec.triggers, whole_calls=grammar.exact)
+    return ConstraintSpec(
+        kind=spec.kind,
+        source=spec.source,
+        triggers=spec.triggers,
+        whole_calls=grammar.exact or mode in {"required", "named"},
+    )
 
 
 def _lazy(format_: Format, rules: str) -> ConstraintSpec | None:
     """Free until the model opens a call."""
-    if format_.style in {Style.BRACES, Style.ELEMENTS}:
-        return None
     if format_.style is Style.CHANNELS:
         trigger = "to=functions."
     elif format_.opening:
@@ -77,7 +81,7 @@ def _held(format_: Format, answer: str, rules: dict[str, str], reasoning_open: b
     """``answer`` from the first token, after a reasoning block where there may be one."""
     head, _, more = answer.partition("\n")
     lead = ""
-    if format_.style is Style.CHANNELS:
+    if format_.header is not None:
         return _held_in_channels(format_, head, more, rules)
     triggers: tuple[str, ...] = ()
     if format_.reasoning:
@@ -85,8 +89,6 @@ def _held(format_: Format, answer: str, rules: dict[str, str], reasoning_open: b
         if reasoning_open:
             lead, triggers = f"{end} BLANKS ", (format_.reasoning_end.strip(),)
         elif format_.reasoning_start:
-            from lmd.chat.grammar import until  # noqa: PLC0415
-
             lead = f"( {literal(format_.reasoning_start)} {until(format_.reasoning_end.strip())} BLANKS )? "
     text = f"start: {lead}answer\nanswer: {head}\n{more}\n" + "\n".join(rules.values())
     if lead:
@@ -96,16 +98,18 @@ def _held(format_: Format, answer: str, rules: dict[str, str], reasoning_open: b
 
 
 def _held_in_channels(format_: Format, head: str, more: str, rules: dict[str, str]) -> ConstraintSpec:
-    """gpt-oss: reasoning in its channel, then a call, or the answer in the final channel."""
-    from lmd.chat.grammar import until  # noqa: PLC0415
-
+    """Messages in channels: reasoning in its own, then calls, or the answer in the channel for answers."""
     alternatives = []
     for part in head.split(" | "):
-        if part == "calls":
+        if part != "calls":
+            answer = "<|channel|>final<|message|>" if format_.recipient else " to=user<|message|>"
+            alternatives.append(f"{literal(answer)} {part}")
+        elif format_.recipient:
             alternatives.append(f'( {literal("<|channel|>commentary")} )? " " calls')
         else:
-            alternatives.append(f"{literal('<|channel|>final<|message|>')} {part}")
-    thinking = f"( {literal(format_.reasoning_start)} {until('<|end|>')} {literal('<|start|>assistant')} )?"
+            alternatives.append(f'" to=" /[^<]{{1,256}}/ {literal("<|message|>")} calls')
+    start = format_.reasoning_start.removeprefix(format_.prefill)
+    thinking = f"( {literal(start)} {until(format_.message_ends[0])} {literal(format_.prefill)} )?"
     text = f"start: {thinking} answer\nanswer: {' | '.join(alternatives)}\n{more}\n" + "\n".join(rules.values())
     check_grammar(text, "response_format" if not rules else "tools")
     return ConstraintSpec(kind="lark", source=text)
@@ -140,8 +144,6 @@ def _answer(wanted: ResponseFormat) -> str:
 
 def _grammar_answer(source: str) -> str:
     """A client's grammar as rules of ours: its start rule becomes ours to name."""
-    import re  # noqa: PLC0415
-
     try:
         lark = any_to_lark(source)
     except Exception as exc:

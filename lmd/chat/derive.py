@@ -4,6 +4,7 @@ Nothing here knows a model's name. What cannot be read off is in `lmd.chat.overr
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -274,7 +275,10 @@ def _calls(probe: _Probe, format_: Format) -> Format:
         markers = {"section_start": opening, "section_end": _first_end(closing)}
     else:
         markers = _call_markers(two, core, opening, closing, tail)
-    format_ = replace(format_, style=core.style, parallel=parallel, **fields, **markers)
+    if array and two is not None:
+        fields["json"] = _array_style(two[two.find("[", _header(probe, two, format_)) :], fields["json"])
+    known: dict[str, Any] = {**fields, **markers}
+    format_ = replace(format_, style=core.style, parallel=parallel, **known)
     if core.style is Style.TAGGED:
         return _tagged_ends(probe, format_)
     return format_
@@ -293,11 +297,15 @@ def _call_markers(two: str | None, core: _Core, opening: str, closing: str, tail
     call_start = opening[len(opening) - size :] if size else ""
     section_start = opening[: len(opening) - size] if size else opening
     size = common_prefix(between, last)
+    overlap = size + len(call_start) - len(between)
+    if overlap > 0:
+        # Blanks that end one call and begin the next count once: with the next.
+        size -= overlap
     call_end, section_end = last[:size], last[size:]
     separator = between[size : len(between) - len(call_start)] if call_start else between[size:]
     if not section_start.strip():
         # No section was opened, so what follows the last call is the end of the turn.
-        return {"call_start": opening, "call_end": call_end, "separator": separator}
+        return {"call_start": call_start or opening, "call_end": call_end, "separator": separator}
     return {
         "section_start": section_start,
         "section_end": _first_end(section_end),
@@ -379,6 +387,14 @@ def _json_keys(value: Any, which: int) -> JsonKeys | None:
         name_first=order.index(name) < order.index(arguments),
         id_first=bool(id_) and order.index(id_) < order.index(name),
     )
+
+
+def _array_style(text: str, keys: JsonKeys) -> JsonKeys:
+    """How the template spaces an array of calls that stand on one line each."""
+    match = re.search(r"(\[\s*)\{.*?\}(,\s*)\{.*\}(\s*\])", text, re.DOTALL)
+    if match is None:
+        return keys
+    return replace(keys, array_open=match.group(1), array_separator=match.group(2), array_close=match.group(3))
 
 
 def _is_arguments(item: Any) -> bool:

@@ -42,6 +42,9 @@ class JsonKeys:
     """The key that holds the object with name and arguments (``function``); "": none."""
     array: bool = False
     """The calls stand in one array."""
+    array_open: str = "["
+    array_separator: str = ", "
+    array_close: str = "]"
     name_first: bool = True
     id_first: bool = False
 
@@ -118,7 +121,7 @@ class Format:
     @property
     def preserved(self) -> tuple[str, ...]:
         """Texts that may be control tokens and that the engine must give as text."""
-        from lmd.chat.markers import tokens_in  # noqa: PLC0415
+        from lmd.chat.markers import tokens_in
 
         texts = (
             self.reasoning_start, self.reasoning_end, *self.wrappers, self.section_start, self.section_end,

@@ -25,12 +25,17 @@ def literal(text: str) -> str:
     terms, at = [], 0
     for match in TOKEN.finditer(text):
         if match.start() > at:
-            terms.append(quoted(text[at : match.start()]))
+            terms += _lines(text[at : match.start()])
         terms.append(f"%%{quoted(match.group())}%%")
         at = match.end()
     if at < len(text):
-        terms.append(quoted(text[at:]))
+        terms += _lines(text[at:])
     return " ".join(terms)
+
+
+def _lines(text: str) -> list[str]:
+    """Line breaks stand by themselves: the lexer takes the longest match, so markers must not differ in them."""
+    return [quoted(piece) for piece in re.findall(r"\n+|[^\n]+", text)]
 
 
 def until(marker: str) -> str:
@@ -89,11 +94,13 @@ class CallGrammar:
         self._tools = tools
         self._many = many and format_.parallel
         self._rules: list[str] = []
+        self._count = 0
 
     @property
     def exact(self) -> bool:
-        """Whether arguments are held to their schemas (else only the name and the markers are)."""
-        return self._format.style not in {Style.BRACES, Style.ELEMENTS}
+        """Whether every call is held to its schema, also one that nothing but the prompt opens."""
+        format_ = self._format
+        return format_.style not in {Style.BRACES, Style.ELEMENTS} and not (format_.prefill and not format_.header)
 
     def rules(self) -> str:
         """The rules; the first is ``calls``."""
@@ -106,18 +113,26 @@ class CallGrammar:
         alternatives = " | ".join(self._rule(f"call_{i}", self._call(tool)) for i, tool in enumerate(self._tools))
         one = self._rule("one_call", alternatives)
         if format_.style is Style.PYTHONIC or (format_.style is Style.JSON and format_.json.array):
-            more = f' ( ", " {one} )*' if self._many else ""
-            section_end = f" {literal(format_.section_end)}" if format_.section_end else ""
-            return f'{literal(format_.section_start.lstrip())} "[" {one}{more} "]"{section_end}'
-        first = literal((format_.section_start + format_.call_start).lstrip())
-        between = literal(format_.call_end + format_.separator + format_.call_start)
-        last = literal((format_.call_end + format_.section_end).rstrip())
+            keys = format_.json
+            more = f" ( {quoted(keys.array_separator)} {one} )*" if self._many else ""
+            start, end = literal(format_.section_start.lstrip()), literal(format_.section_end)
+            return f"{start} {quoted(keys.array_open)} {one}{more} {quoted(keys.array_close)} {end}".strip()
+        call_end = format_.call_end.lstrip() if format_.style is Style.TAGGED else format_.call_end
+        if format_.style in {Style.BRACES, Style.ELEMENTS}:
+            call_end = ""
+        first = literal((format_.section_start + format_.call_start).lstrip().removeprefix(format_.prefill))
+        between = literal(call_end + format_.separator + format_.call_start)
+        last = literal((call_end + format_.section_end).rstrip())
         more = f" ( {between} {one} )*" if self._many and between else ""
         return " ".join(filter(None, [first, one + more, last]))
 
     def _rule(self, name: str, body: str) -> str:
         self._rules.append(f"{name}: {body}")
         return name
+
+    def _fresh(self, kind: str, body: str) -> str:
+        self._count += 1
+        return self._rule(f"{kind}_{self._count}", body)
 
     def _call(self, tool: Tool) -> str:
         """One call, from after the call's start to before its end."""
@@ -131,11 +146,53 @@ class CallGrammar:
                 return self._tagged_call(tool)
             case Style.PYTHONIC:
                 return f"{quoted(tool.name + '(')} {self._pythonic_arguments(tool)} {quoted(')')}"
+            case Style.BRACES:
+                return f"{quoted(tool.name)} {self._braces(object_schema(tool))} {literal(format_.call_end)}"
             case _:
-                # What ends such a call ends the free text in it.
-                end = format_.call_end.strip() or f"{format_.key_start}</invoke>"
-                lead = tool.name + (format_.name_end or "{")
-                return f"{literal(lead)} {free_before(end)}"
+                end = literal(f"{format_.key_start}</invoke>")
+                return f"{literal(tool.name + format_.name_end)} {self._elements(object_schema(tool))} {end}"
+
+    def _braces(self, schema: Any) -> str:
+        """A value with bare keys and a quote token; what the schema leaves open is a scalar."""
+        quote = '<|"|>'
+        kind = schema.get("type") if isinstance(schema, Mapping) else None
+        choices = _strings(schema)
+        if choices:
+            return f"{literal(quote)} ( {' | '.join(map(quoted, choices))} ) {literal(quote)}"
+        text = f"{literal(quote)} {until(quote)}"
+        if kind == "string":
+            return text
+        if kind == "object":
+            members = [(f"{quoted(key + ':')} {self._braces(value)}", need) for key, value, need in _members(schema)]
+            return f'"{{" {_listed(members, ",")} "}}"'
+        if kind == "array":
+            item = self._fresh("item", self._braces(schema.get("items")))
+            return f'"[" ( {item} ( "," {item} )* )? "]"'
+        scalar = _SCALARS.get(str(kind))
+        return scalar or f"( {text} | {' | '.join(_SCALARS.values())} )"
+
+    def _elements(self, schema: Any) -> str:
+        """Elements in elements; what the schema leaves open is free text."""
+        lead = self._format.key_start
+        terms = []
+        for key, value, required in _members(schema if isinstance(schema, Mapping) else {}):
+            rule = self._fresh("member", f"{literal(f'{lead}<{key}>')} {self._element(value, key)}")
+            terms.append(rule if required else f"( {rule} )?")
+        return " ".join(terms)
+
+    def _element(self, schema: Any, key: str) -> str:
+        lead = self._format.key_start
+        end = f"{lead}</{key}>"
+        kind = schema.get("type") if isinstance(schema, Mapping) else None
+        if kind == "object":
+            return f"{self._elements(schema)} {literal(end)}".strip()
+        if kind == "array":
+            item = self._fresh("item", f"{literal(f'{lead}<item>')} {self._element(schema.get('items'), 'item')}")
+            return f"( {item} )* {literal(end)}"
+        if choices := _strings(schema):
+            return f"( {' | '.join(map(quoted, choices))} ) {literal(end)}"
+        scalar = _SCALARS.get(str(kind))
+        return f"{scalar} {literal(end)}" if scalar else until(end)
 
     def _json_call(self, tool: Tool) -> str:
         keys = self._format.json
@@ -169,19 +226,19 @@ class CallGrammar:
     def _tagged_call(self, tool: Tool) -> str:
         format_ = self._format
         schema = object_schema(tool)
-        head = tool.name
+        # Templates put a line break after the name or after each argument, and one or none when there are no arguments.
+        broken = "\n" in format_.name_end + format_.key_start + format_.call_end
+        blanks = r"/\n{0,2}/" if broken else ""
+        name_end = format_.name_end.rstrip()
         if format_.name_id:
-            terms = [literal(head + format_.name_id), "/[0-9]{1,3}/", literal(format_.name_end)]
+            terms = [literal(tool.name + format_.name_id), "/[0-9]{1,3}/", literal(name_end), blanks]
         else:
-            terms = [literal(head + format_.name_end)]
-        blanks = '( "\\n" )?' if "\n" in format_.name_end + format_.key_start + format_.call_end else ""
-        for i, (key, value, required) in enumerate(_members(schema)):
-            name = f"{self._rules.__len__()}_{i}"
-            body = f"{literal(format_.key_start + key + format_.key_end)} {self._tagged_value(value, schema)} {blanks}"
-            rule = self._rule(f"member_{name}", body)
+            terms = [literal(tool.name + name_end), blanks]
+        for key, value, required in _members(schema):
+            start = literal(format_.key_start.lstrip() + key + format_.key_end)
+            body = f"{start} {self._tagged_value(value, schema)} {blanks}"
+            rule = self._fresh("member", body)
             terms.append(rule if required else f"( {rule} )?")
-        if format_.arguments_end:
-            terms.append(literal(format_.arguments_end))
         return " ".join(filter(None, terms))
 
     def _tagged_value(self, value: Any, root: Mapping[str, Any]) -> str:
@@ -198,14 +255,17 @@ class CallGrammar:
                 return f"{kind}( {ends} ) {literal(format_.value_end)}"
             return kind + until(format_.value_end.lstrip())
         value = dict(value) if isinstance(value, Mapping) else {}
-        definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
+        definitions = _definitions(root)
         return f"{kind}{json_rule({**definitions, **value})} {literal(format_.value_end)}"
 
     def _pythonic_arguments(self, tool: Tool) -> str:
         schema = object_schema(tool)
-        definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+        definitions = _definitions(schema)
         members = [
-            (f"{quoted(key + '=')} {json_rule({**definitions, **(value if isinstance(value, Mapping) else {})})}", required)
+            (
+                f"{quoted(key + '=')} {json_rule({**definitions, **(value if isinstance(value, Mapping) else {})})}",
+                required,
+            )
             for key, value, required in _members(schema)
         ]
         return _listed(members)
@@ -223,10 +283,20 @@ class CallGrammar:
         return " | ".join(calls)
 
 
-def free_before(end: str) -> str:
-    """Free text that does not contain ``end``; what follows writes ``end`` itself."""
-    # The first character of an end marker does not occur in the text: only formats whose markers are tokens come here.
-    return "/[^" + re.escape(end[0]) + r"]*/" if end else r"/(.|\n)*/"
+_SCALARS = {
+    "integer": "/-?(0|[1-9][0-9]{0,15})/",
+    "number": r"/-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,15})?/",
+    "boolean": '( "true" | "false" )',
+    "null": '"null"',
+}
+
+
+def _strings(schema: Any) -> list[str]:
+    """The strings that a schema chooses from, where it names them."""
+    if not isinstance(schema, Mapping):
+        return []
+    choices = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
+    return list(choices) if choices and all(isinstance(choice, str) for choice in choices) else []
 
 
 def _members(schema: Mapping[str, Any]) -> Iterable[tuple[str, Any, bool]]:
@@ -237,7 +307,11 @@ def _members(schema: Mapping[str, Any]) -> Iterable[tuple[str, Any, bool]]:
         yield key, value, key in needed
 
 
-def _listed(members: Sequence[tuple[str, bool]]) -> str:
+def _definitions(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+
+
+def _listed(members: Sequence[tuple[str, bool]], comma: str = ", ") -> str:
     """Members joined by commas, the optional ones in any selection, in order."""
     if not members:
         return '""'
@@ -245,7 +319,7 @@ def _listed(members: Sequence[tuple[str, bool]]) -> str:
     after, fresh = '""', '""'
     for text, required in reversed(members):
         written = f"{text} {after}"
-        following = f'", " {written}'
+        following = f"{quoted(comma)} {written}"
         fresh = written if required else f"( {written} | {fresh} )"
         after = following if required else f"( {following} | {after} )"
     return fresh

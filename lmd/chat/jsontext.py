@@ -90,10 +90,9 @@ class JsonScanner:
             if char != ":":
                 raise ValueError("no colon after a key")
             self._expect = "value"
-        elif char == "}" and self._stack and self._stack[-1] == "{" and expect in {"comma", "key_or_close"}:
-            self._stack.pop()
-            self._value_done()
-        elif char == "]" and self._stack and self._stack[-1] == "[" and expect in {"comma", "value_or_close"}:
+        elif (char == "}" and self._stack and self._stack[-1] == "{" and expect in {"comma", "key_or_close"}) or (
+            char == "]" and self._stack and self._stack[-1] == "[" and expect in {"comma", "value_or_close"}
+        ):
             self._stack.pop()
             self._value_done()
         elif expect == "comma":
@@ -110,7 +109,7 @@ class JsonScanner:
                 raise ValueError("nested too deeply")
             self._stack.append(char)
             self._expect = "key_or_close" if char == "{" else "value_or_close"
-        elif char == "-" or char.isascii() and char.isalnum():
+        elif char == "-" or (char.isascii() and char.isalnum()):
             self._word, self._expect = "", "word"
             return i
         else:

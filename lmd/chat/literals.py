@@ -75,8 +75,10 @@ class PythonicReader(CallReader):
 
     def _value(self, schema: Any) -> Generator[None, None, str]:
         char = yield from self._stream.blanks()
-        if char and char in "'\"":
+        if char == "'" or (char == '"' and self._format.escapes):
             return dumps((yield from self._quoted(char)))
+        if char == '"':
+            return dumps((yield from self._string()))
         text = yield from self._balanced()
         try:
             return dumps(loads(text))
@@ -177,7 +179,9 @@ def _unescaped(body: str, quote: str) -> str:
     if "\\" not in body:
         return body
     try:
-        value = ast.literal_eval(f"{quote * 3}{body}{quote * 3}" if not body.endswith(quote) else f"{quote}{body}{quote}")
+        value = ast.literal_eval(
+            f"{quote * 3}{body}{quote * 3}" if not body.endswith(quote) else f"{quote}{body}{quote}"
+        )
     except (ValueError, SyntaxError):
         return body
     return value if isinstance(value, str) else body

@@ -72,9 +72,7 @@ def _functionary(format_: Format) -> Format:
 
 
 def _kimi(format_: Format) -> Format:
-    return replace(
-        format_, name_id=":", name_end="<|tool_call_argument_begin|>", id_form="functions.{name}:{index}"
-    )
+    return replace(format_, name_id=":", name_end="<|tool_call_argument_begin|>", id_form="functions.{name}:{index}")
 
 
 def _kimi_k3(format_: Format) -> Format:
@@ -89,7 +87,7 @@ def _kimi_k3(format_: Format) -> Format:
         call_end="<|close|>call<|sep|>",
         separator="",
         name_id='" index="',
-        name_end="<|sep|>",
+        name_end='"<|sep|>',
         value_end="<|close|>argument<|sep|>",
         stops=("<|end_of_msg|>",),
     )
@@ -101,8 +99,8 @@ def _minimax_m3(format_: Format) -> Format:
         format_,
         style=Style.ELEMENTS,
         section_start=f"{lead}<tool_call>",
-        section_end=f"{lead}</tool_call>",
-        call_start=f'{lead}<invoke name="',
+        section_end=f"\n{lead}</tool_call>",
+        call_start=f'\n{lead}<invoke name="',
         call_end="",
         name_end='">',
         key_start=lead,
@@ -118,7 +116,7 @@ def _command_r_plus(format_: Format) -> Format:
         json=JsonKeys(name="tool_name", arguments="parameters", array=True),
         section_start="Action:\n```json",
         section_end="```",
-        stops=("<|END_OF_TURN_TOKEN|>",),
+        stops=("<|END_OF_TURN_TOKEN|>", "<|START_OF_TURN_TOKEN|>"),
         parallel=True,
     )
 
@@ -167,38 +165,60 @@ OVERRIDES = (
         _gpt_oss,
     ),
     Override(
-        "muse", "every message has a header with a recipient, and a call's name stands there too",
-        ("to=self", "atem:function_calls"), _muse,
+        "muse",
+        "every message has a header with a recipient, and a call's name stands there too",
+        ("to=self", "atem:function_calls"),
+        _muse,
     ),  # fmt: skip
     Override(
-        "functionary-v3.2", "the prompt ends with the marker that opens the answer's first part",
-        (">>>", "all\\n"), _functionary,
+        "functionary-v3.2",
+        "the prompt ends with the marker that opens the answer's first part",
+        (">>>", "all\\n"),
+        _functionary,
     ),  # fmt: skip
     Override(
-        "kimi-k2", "the id holds the name and a running number, so the rendering shows no id beside the name",
-        ("<|tool_call_argument_begin|>", "functions."), _kimi,
+        "kimi-k2",
+        "the id holds the name and a running number, so the rendering shows no id beside the name",
+        ("<|tool_call_argument_begin|>", "functions."),
+        _kimi,
     ),  # fmt: skip
     Override(
-        "kimi-k3", "every marker is three tokens around a word, so no boundary between markers can be read off",
-        ("<|open|>", "<|close|>", "<|sep|>"), _kimi_k3,
+        "kimi-k3",
+        "every marker is three tokens around a word, so no boundary between markers can be read off",
+        ("<|open|>", "<|close|>", "<|sep|>"),
+        _kimi_k3,
     ),  # fmt: skip
     Override("minimax-m3", "the arguments' names are tags, and values nest", ("]<]minimax[>[",), _minimax_m3),
     Override(
-        "command-r-plus", "the generation prompt is text after the tools, so a rendered turn is followed by more",
-        ("<|CHATBOT_TOKEN|>", "directly-answer"), _command_r_plus,
+        "command-r-plus",
+        "the generation prompt is text after the tools, so a rendered turn is followed by more",
+        ("<|CHATBOT_TOKEN|>", "directly-answer"),
+        _command_r_plus,
     ),  # fmt: skip
-    Override("granite-3.3", "calls are described in the system text, never rendered", ("<|tool_call|>", "<|start_of_role|>", "<response>"),
-             _granite_33),  # fmt: skip
+    Override(
+        "granite-3.3",
+        "calls are described in the system text, never rendered",
+        ("<|tool_call|>", "<|start_of_role|>", "<response>"),
+        _granite_33,
+    ),  # fmt: skip
     Override("lfm2", "the tools are listed, calls are never rendered", ("<|tool_list_start|>",), _lfm2),
-    Override("lfm2.5", "the tools are listed, calls are never rendered", ("List of tools: [", "keep_past_thinking"), _lfm2),
-    Override("smollm3", "calls are described in the system text, never rendered", ("xml_tools", "<tool_call>"), _hermes),
     Override(
-        "nemotron-nano-v2", "a last turn is shown as the continuation of an open reasoning block, with its end twice",
-        ("<SPECIAL_12>", "<TOOLCALL>"), _nemotron,
+        "lfm2.5", "the tools are listed, calls are never rendered", ("List of tools: [", "keep_past_thinking"), _lfm2
+    ),
+    Override(
+        "smollm3", "calls are described in the system text, never rendered", ("xml_tools", "<tool_call>"), _hermes
+    ),
+    Override(
+        "nemotron-nano-v2",
+        "a last turn is shown as the continuation of an open reasoning block, with its end twice",
+        ("<SPECIAL_12>", "<TOOLCALL>"),
+        _nemotron,
     ),  # fmt: skip
     Override(
-        "llama-3", "<|python_tag|> may stand before a call, and the template shows it only for built-in tools",
-        ("<|eom_id|>", "<|python_tag|>", '"parameters": '), _llama3,
+        "llama-3",
+        "<|python_tag|> may stand before a call, and the template shows it only for built-in tools",
+        ("<|eom_id|>", "<|python_tag|>", '"parameters": '),
+        _llama3,
     ),  # fmt: skip
 )
 

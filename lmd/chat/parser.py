@@ -3,7 +3,7 @@
 from collections.abc import Generator, Sequence
 
 from lmd.chat.calls import CallReader, CallSink, reader_of
-from lmd.chat.formats import Format, Style
+from lmd.chat.formats import Format
 from lmd.chat.stream import Malformed, TextStream, held_back
 from lmd.generation import ReasoningDelta, TextDelta, Tool, ToolCallDelta, ToolCallEnd, ToolCallStart
 

@@ -154,9 +154,7 @@ class ChatTemplate:
             with bounded(RENDER_SECONDS):
                 return self._join(variables)
         except Refused as exc:
-            raise TemplateError(
-                f"The model's chat template refused the conversation: {exc}", param="messages"
-            ) from exc
+            raise TemplateError(f"The model's chat template refused the conversation: {exc}", param="messages") from exc
         except CutOff as exc:
             raise TemplateError(
                 f"The model's chat template does not come to an end: {exc}.",
