@@ -96,7 +96,27 @@ class PoolMachine(RuleBasedStateMachine):
         self.run(self.rig.advance(seconds))
 
     @precondition(lambda self: self.rig.loading())
-    @rule(data=st.data(), good=st.booleans())
+    @rule()
+    def all_loads_end_well(self):
+        async def operation():
+            for worker in self.rig.loading():
+                self.rig.finish(worker, self.size_of(worker))
+            await settle()
+
+        self.run(operation())
+
+    @precondition(lambda self: self.ending())
+    @rule()
+    def all_processes_end(self):
+        async def operation():
+            for worker in self.ending():
+                worker.let_stop()
+            await settle()
+
+        self.run(operation())
+
+    @precondition(lambda self: self.rig.loading())
+    @rule(data=st.data(), good=st.integers(0, 3))
     def a_load_ends(self, data, good):
         worker = data.draw(st.sampled_from(self.rig.loading()), label="worker")
 
@@ -116,8 +136,10 @@ class PoolMachine(RuleBasedStateMachine):
         self.run(self.rig.answer(worker))
 
     @precondition(lambda self: self.rig.alive())
-    @rule(data=st.data())
-    def a_worker_is_killed(self, data):
+    @rule(data=st.data(), seldom=st.integers(0, 3))
+    def a_worker_is_killed(self, data, seldom):
+        if seldom:
+            return
         worker = data.draw(st.sampled_from(self.rig.alive()), label="worker")
 
         async def operation():
@@ -240,6 +262,8 @@ class PoolMachine(RuleBasedStateMachine):
     async def drain_everything(self):
         """Let every load and answer come to its end: then everybody has been served and everything leaves."""
         for _ in range(400):
+            if not self.open_clients() and all(task.done() for task in self.background):
+                break
             for worker in self.ending():
                 worker.let_stop()
             await settle()
@@ -258,6 +282,7 @@ class PoolMachine(RuleBasedStateMachine):
         for worker in self.ending():
             worker.let_stop()
         await unloading
+        await settle()  # those that were ending before that, too
         assert self.rig.pool.memory_used == 0
         assert len(self.rig.alive()) <= 1  # the standby
         stopping = asyncio.ensure_future(self.rig.pool.stop())
