@@ -14,7 +14,7 @@ from lmd.engine.llama import Batch, Context, Model, NoCells
 from lmd.engine.sampler import logprob
 from lmd.engine.scheduler import Need, Share, plan, prompt_slice
 from lmd.engine.sequence import Sequence, SequenceSpec
-from lmd.engine.slots import Slots, common_prefix
+from lmd.engine.slots import PrefixStore, Slots, common_prefix
 from lmd.engine.speculative import Drafter, StepCost, Wish
 from lmd.errors import ContextLengthExceeded, InvalidRequest, LmdError
 from lmd.generation import FinishReason, TokenLogprob, Usage
@@ -64,13 +64,15 @@ class Engine:
         parallel: int,
         n_batch: int,
         n_outputs_max: int,
+        prompt_cache: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.vocab = model.vocab
         self.context_length = context_length
         self.parallel = parallel
         self._partial = not (model.is_recurrent or model.is_hybrid)
-        self.slots = Slots(context, context.n_seq_max, partial=self._partial)
+        store = PrefixStore(prompt_cache) if prompt_cache else None
+        self.slots = Slots(context, context.n_seq_max, partial=self._partial, store=store)
         self._n_outputs_max = n_outputs_max
         self._step_cost = StepCost()
         self._draft_seconds = 0.0

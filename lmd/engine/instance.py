@@ -74,6 +74,7 @@ class EngineInstance:
         *,
         draft_path: str | None = None,
         free_memory: int = 0,
+        prompt_cache: int = 0,
         on_progress: Callable[[float], None] | None = None,
     ) -> None:
         started = time.monotonic()
@@ -126,6 +127,7 @@ class EngineInstance:
             parallel=parallel,
             n_batch=n_batch,
             n_outputs_max=n_outputs_max,
+            prompt_cache=prompt_cache,
         )
         vocab = model.vocab
         on_gpu = any(device.kind in ("gpu", "igpu") for device in backend.facts().devices)

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +20,6 @@ import llama_cpp as _package
 import llama_cpp.llama_cpp as _lib
 import numpy as np
 import numpy.typing as npt
-from llama_cpp import _ggml
 
 from lmd.errors import InsufficientMemory, InvalidRequest, LoadFailed, Unsupported
 from lmd.loading import DEFAULT_CONTEXT_LENGTH, Device, LoadParams, WorkerFacts
@@ -28,6 +28,10 @@ from lmd.loading import DEFAULT_CONTEXT_LENGTH, Device, LoadParams, WorkerFacts
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="llama_cpp")
 
 Logits = npt.NDArray[np.float32]
+
+#: libllama with what it links: ggml's registry of devices, its GGUF reader. Not `llama_cpp._ggml.libggml`: wheels hold
+#: copies where the build had links, so that is a second libggml, whose registry llama.cpp never looks at.
+native: Final[ctypes.CDLL] = _lib._lib
 
 CACHE_TYPES: Final = {
     "f32": _lib.GGML_TYPE_F32,
@@ -66,10 +70,14 @@ class NativeLog:
     llama.cpp tells what it allocated only there ("CPU KV buffer size = 12.00 MiB").
     """
 
-    _BUFFER = re.compile(r"(KV|RS|compute|output|model) buffer size *= *([0-9.]+) MiB")
+    _BUFFER = re.compile(r"(\S+) +(KV|RS|compute|output|model) buffer size *= *([0-9.]+) MiB")
+    _CACHE = re.compile(r"size = *([0-9.]+) MiB \(.*\), K \(")
 
     def __init__(self) -> None:
-        self.buffers: dict[str, float] = {}
+        self.buffers: Counter[tuple[str, str]] = Counter()
+        """Bytes by kind and by the buffer's name ("CUDA0", "CPU_Mapped")."""
+        self.cache_bytes = 0
+        """Of all KV caches so far, those of sketches too, which allocate none."""
         self.errors: list[str] = []
         self.flash_attention = True
         """What llama.cpp decided for the context made last, where it was left to decide."""
@@ -92,8 +100,9 @@ class NativeLog:
             if not line.strip(" ."):
                 continue
             if found := self._BUFFER.search(line):
-                size = float(found[2]) * 1024 * 1024
-                self.buffers[found[1]] = self.buffers.get(found[1], 0.0) + size
+                self.buffers[found[2], found[1]] += int(float(found[3]) * 1024 * 1024)
+            if found := self._CACHE.search(line):
+                self.cache_bytes += int(float(found[1]) * 1024 * 1024)
             if "Flash Attention " in line:
                 self.flash_attention = "enabled" in line
             if self._priority <= 3:
@@ -102,6 +111,17 @@ class NativeLog:
                 sys.stderr.write(f"<{self._priority}>{line}\n")
         if lines:
             sys.stderr.flush()
+
+    def on_device(self, name: str, *kinds: str) -> int:
+        """Bytes of the buffers on the device ``name``; of the given kinds, where any are given.
+
+        A buffer is named like its device, sometimes with more after it ("RPC0[host:port]"); one in RAM that a device
+        can read ("CUDA_Host") is not on it.
+        """
+        of_device = re.compile(re.escape(name) + r"(?![\w])")
+        return sum(
+            size for (kind, where), size in self.buffers.items() if of_device.match(where) and (not kinds or kind in kinds)
+        )
 
     def last_error(self) -> str:
         return self.errors[-1] if self.errors else ""
@@ -130,7 +150,7 @@ def _text(value: bytes | None) -> str:
 
 def _devices() -> Iterator[Device]:
     """The devices in ggml's registry (ggml-backend.h); the bindings do not wrap these calls."""
-    ggml = _ggml.libggml
+    ggml = native
     kinds = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel"}
     get, name, about, kind, memory = (
         ggml.ggml_backend_dev_get,
@@ -235,16 +255,27 @@ class Vocab:
 
 
 class Model:
-    """Weights and vocabulary. Raises LoadFailed with llama.cpp's own last words."""
+    """Weights and vocabulary. Raises LoadFailed with llama.cpp's own last words, InsufficientMemory where they say so.
+
+    ``gpu_layers``: layers to offload; None: all. ``sketch``: plan the load only, without weights and with this many
+    nameless tokens for a vocabulary (0: as the file has them).
+    """
 
     def __init__(
-        self, backend: Backend, path: str, params: LoadParams, on_progress: Callable[[float], None] | None = None
+        self,
+        backend: Backend,
+        path: str,
+        params: LoadParams,
+        on_progress: Callable[[float], None] | None = None,
+        *,
+        gpu_layers: int | None = None,
+        sketch: int | None = None,
     ) -> None:
         if not Path(path).is_file():
             raise LoadFailed(f"There is no file {path}.", hint="'lmctl ls' shows the models that are there.")
         native = _lib.llama_model_default_params()
-        if isinstance(params.gpu_layers, int):
-            native.n_gpu_layers = params.gpu_layers
+        if gpu_layers is not None:
+            native.n_gpu_layers = gpu_layers
         native.load_mode = {
             (True, True): _lib.LLAMA_LOAD_MODE_MMAP_MLOCK,
             (True, False): _lib.LLAMA_LOAD_MODE_MMAP,
@@ -264,10 +295,19 @@ class Model:
             return True
 
         native.progress_callback = progress
+        if sketch is not None:
+            native.no_alloc, native.load_mode = True, _lib.LLAMA_LOAD_MODE_NONE
+            if sketch:
+                native.kv_overrides = overrides = _nameless_vocabulary(path, sketch)
         backend.log.errors.clear()
         self.pointer = _lib.llama_model_load_from_file(path.encode(), native)
         if not self.pointer:
             reason = backend.log.last_error() or "llama.cpp gave no reason"
+            if "allocate" in reason:
+                raise InsufficientMemory(
+                    f"No memory for the weights of {Path(path).name}: {reason}.",
+                    hint="Load with fewer --gpu-layers, or unload another model.",
+                )
             raise LoadFailed(
                 f"llama.cpp cannot load {Path(path).name}: {reason}.",
                 hint="'lmctl log' and the journal hold the whole of its output.",
@@ -437,6 +477,18 @@ class Context:
     def share(self, source: int, target: int, n: int) -> None:
         """Let ``target`` hold the first ``n`` positions of ``source`` too; no data is copied."""
         _lib.llama_memory_seq_cp(self.memory, source, target, 0, n)
+
+    def save(self, seq_id: int) -> bytes:
+        """All that the memory holds of a sequence, as llama.cpp's own state data; empty where it cannot say."""
+        size: int = _lib.llama_state_seq_get_size(self.pointer, seq_id)
+        buffer = (ctypes.c_uint8 * size)()
+        written: int = _lib.llama_state_seq_get_data(self.pointer, buffer, size, seq_id)
+        return bytes(memoryview(buffer)[:written])
+
+    def restore(self, seq_id: int, state: bytes) -> bool:
+        """Fill the empty sequence ``seq_id`` with what `save` gave. False: no room, or not from this context."""
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        return bool(_lib.llama_state_seq_set_data(self.pointer, buffer, len(state), seq_id))
 
     def close(self) -> None:
         if self.pointer:

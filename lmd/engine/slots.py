@@ -4,6 +4,7 @@ A slot is one llama.cpp sequence id. After its owner ends it keeps its tokens un
 its cells, so that a conversation's next turn, or anybody with the same beginning, computes only what is new.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence as Seq
 from typing import Protocol
 
@@ -17,10 +18,12 @@ class Memory(Protocol):
 
     def cut(self, seq_id: int, start: int) -> bool: ...
     def share(self, source: int, target: int, n: int) -> None: ...
+    def save(self, seq_id: int) -> bytes: ...
+    def restore(self, seq_id: int, state: bytes) -> bool: ...
 
 
 def common_prefix(a: Seq[int], b: Seq[int]) -> int:
-    """Length of the longest common beginning. Compares slices, so that long lists cost C time."""
+    """Length of the longest common beginning of two sequences of one type: slices are compared, which costs C time."""
     low, high = 0, min(len(a), len(b))
     if a[:high] == b[:high]:
         return high
@@ -31,6 +34,57 @@ def common_prefix(a: Seq[int], b: Seq[int]) -> int:
         else:
             high = middle
     return low
+
+
+RESTORE_GAIN = 64
+"""Bring a stored prefix back, or store one, when it saves computing at least this many tokens: copying a
+token's cells takes microseconds, computing it takes hundreds of them even on a large GPU."""
+
+
+class PrefixStore:
+    """Evicted sequences in RAM, as llama.cpp's state data; the least recently used go when ``limit`` bytes are full."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._entries: OrderedDict[tuple[int, ...], bytes] = OrderedDict()
+        self.size = 0
+
+    def wants(self, tokens: Seq[int]) -> bool:
+        """Long enough to be worth it, and not the beginning of what is already there."""
+        if len(tokens) < RESTORE_GAIN:
+            return False
+        key = tuple(tokens)
+        return all(common_prefix(entry, key) < len(key) for entry in self._entries)
+
+    def put(self, tokens: Seq[int], state: bytes) -> None:
+        if not state or len(state) > self._limit:
+            return
+        key = tuple(tokens)
+        for entry in [entry for entry in self._entries if common_prefix(entry, key) == len(entry)]:
+            self._drop(entry)  # the new one holds all of it
+        self._entries[key] = state
+        self.size += len(state)
+        while self.size > self._limit:
+            self._drop(next(iter(self._entries)))
+
+    def find(self, tokens: Seq[int], *, at_least: int, partial: bool) -> tuple[list[int], bytes] | None:
+        """The entry that serves most of ``tokens``, if that is ``at_least`` so many. It leaves the store."""
+        key = tuple(tokens)
+        best, most = None, at_least - 1
+        for entry in self._entries:
+            n = min(common_prefix(entry, key), len(key) - 1)
+            if not partial and n < len(entry):
+                continue
+            if n > most:
+                best, most = entry, n
+        if best is None:
+            return None
+        return list(best), self._drop(best)
+
+    def _drop(self, entry: tuple[int, ...]) -> bytes:
+        state = self._entries.pop(entry)
+        self.size -= len(state)
+        return state
 
 
 class Slot:
@@ -55,8 +109,9 @@ class Slots:
     ``partial``: memory can be cut at any position; else a slot is reused whole or not at all.
     """
 
-    def __init__(self, memory: Memory, n_slots: int, *, partial: bool) -> None:
+    def __init__(self, memory: Memory, n_slots: int, *, partial: bool, store: PrefixStore | None = None) -> None:
         self._memory = memory
+        self._store = store
         self._partial = partial
         self._slots = [Slot(i) for i in range(n_slots)]
         self._holders = np.zeros(memory.n_cells, dtype=np.int32)
@@ -88,6 +143,11 @@ class Slots:
             return min(n, len(tokens) - 1)
         return n if n == len(slot) < len(tokens) else 0
 
+    @property
+    def n_stored(self) -> int:
+        """Bytes of evicted prefixes that wait in RAM."""
+        return self._store.size if self._store else 0
+
     def claim(self, tokens: Seq[int], *, reuse: bool = True) -> tuple[Slot, int] | None:
         """A slot for a sequence that begins with ``tokens``, holding the longest prefix found anywhere, and its length.
 
@@ -111,9 +171,11 @@ class Slots:
                 n = 0
         else:
             target = others[0]
-            self.truncate(target, 0)
+            self._empty(target)
             if best is not None:
                 self._share(best, target, n)
+        if reuse and self._store is not None:
+            n = self._bring_back(target, tokens, n)
         target.busy = True
         return target, n
 
@@ -150,8 +212,32 @@ class Slots:
         for slot in idle:
             if self.n_free >= n_free:
                 break
-            self.truncate(slot, 0)
+            self._empty(slot)
         return self.n_free >= n_free
+
+    def _empty(self, slot: Slot) -> None:
+        """Evict what the slot retains, into the store where that is worth it."""
+        if self._store is not None and self._store.wants(slot.tokens):
+            self._store.put(slot.tokens, self._memory.save(slot.seq_id))
+        self.truncate(slot, 0)
+
+    def _bring_back(self, slot: Slot, tokens: Seq[int], n: int) -> int:
+        """Fill ``slot``, which serves ``n`` tokens, from the store where that serves many more. What it serves then."""
+        assert self._store is not None
+        found = self._store.find(tokens, at_least=n + RESTORE_GAIN, partial=self._partial)
+        if found is None:
+            return n
+        held, state = found
+        self.truncate(slot, 0)
+        slot.busy = True  # not to be evicted for its own sake
+        if not self.evict(len(held)) or not self._memory.restore(slot.seq_id, state):
+            self._memory.cut(slot.seq_id, -1)
+            slot.busy = False
+            return 0
+        slot.busy = False
+        self.append(slot, held)
+        self.truncate(slot, self.reusable(slot, tokens))
+        return len(slot)
 
     def _share(self, source: Slot, target: Slot, n: int) -> None:
         self._memory.share(source.seq_id, target.seq_id, n if n < len(source) else -1)

@@ -111,6 +111,7 @@ class WorkerMain:
                 self._outbox,
                 draft_path=first.draft_path,
                 free_memory=first.free_memory,
+                prompt_cache=first.prompt_cache,
                 on_progress=lambda fraction: self._channel.send(Progress(fraction)),
             )
         except LmdError as exc:

@@ -27,6 +27,8 @@ class Load(Struct, tag="load", array_like=True, frozen=True):
     """The draft model's file; ``params.draft_model`` names it only for people."""
     free_memory: int = 0
     """Bytes that this load may take; 0: no limit known. The worker shrinks what was not asked for to fit."""
+    prompt_cache: int = 0
+    """Bytes of RAM in which the worker may keep prefixes that left the KV cache; 0: none."""
 
 
 class PromptText(Struct, tag="text", array_like=True, frozen=True):

@@ -249,6 +249,18 @@ def test_requests_that_come_together_compute_a_shared_prefix_once(make: Make) ->
     assert [answer.text for answer in answers] == [answer.text for answer in alone]
 
 
+def test_an_evicted_conversation_comes_back_without_being_computed(make: Make) -> None:
+    driver = make(context_length=1024, parallel=1, kv_cells=1024, prompt_cache=2**24)
+    system = "You are a helpful assistant. " * 40
+    first = driver.ask(chat("My name is Grace.", system))
+    for n in range(12):
+        driver.ask(chat(f"Count to {n + 2}.", f"Be brief, please, {n}. " * 20))
+    turn = chat("My name is Grace.", system) + first.text + "<|im_end|>\n" + chat("What is my name?")
+    again = driver.ask(turn)
+    assert again.usage.cached_tokens >= first.usage.prompt_tokens
+    assert again.text == driver.ask(turn, raw={"cache_prompt": False}).text
+
+
 def test_sequences_wait_for_cells_instead_of_failing(make: Make) -> None:
     driver = make(context_length=128, parallel=4, kv_cells=256)
     ids = {driver.submit(chat(f"Count to {n}.")): n for n in range(25, 37)}

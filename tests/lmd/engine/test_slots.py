@@ -1,8 +1,9 @@
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from lmd.engine.slots import Slot, Slots, common_prefix
+from lmd.engine.slots import PrefixStore, Slot, Slots, common_prefix
 
 N_CELLS = 60
 N_SLOTS = 4
@@ -34,6 +35,13 @@ class FakeMemory:
         del cells[max(start, 0) :]
         return True
 
+    def save(self, seq_id: int) -> bytes:
+        return len(self.sequences.get(seq_id, [])).to_bytes(2, "little") * 50
+
+    def restore(self, seq_id: int, state: bytes) -> bool:
+        self.compute(seq_id, int.from_bytes(state[:2], "little"))
+        return True
+
     def share(self, source: int, target: int, n: int) -> None:
         cells = self.sequences.get(source, [])
         assert not self.sequences.get(target), "a target must be empty"
@@ -52,11 +60,13 @@ class SlotsMachine(RuleBasedStateMachine):
     """Random claims, steps, releases and evictions: our count of cells always equals llama.cpp's."""
 
     partial = True
+    stores = False
 
     def __init__(self) -> None:
         super().__init__()
         self.memory = FakeMemory(N_CELLS, partial=self.partial)
-        self.slots = Slots(self.memory, N_SLOTS, partial=self.partial)
+        store = PrefixStore(450) if self.stores else None
+        self.slots = Slots(self.memory, N_SLOTS, partial=self.partial, store=store)
         self.running: list[tuple[Slot, list[int]]] = []
 
     @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=20), reuse=st.booleans())
@@ -117,7 +127,24 @@ class WholeSlotsMachine(SlotsMachine):
     partial = False
 
 
+class StoringSlotsMachine(SlotsMachine):
+    """The same with a store that takes everything and has room for four entries."""
+
+    stores = True
+
+    @invariant()
+    def the_store_stays_within_its_limit(self) -> None:
+        assert 0 <= self.slots.n_stored <= 450
+
+
+@pytest.fixture(autouse=True)
+def store_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmd.engine.slots.RESTORE_GAIN", 2)
+
+
 TestSlots = SlotsMachine.TestCase
+TestStoringSlots = StoringSlotsMachine.TestCase
+TestStoringSlots.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
 TestSlots.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestWholeSlots = WholeSlotsMachine.TestCase
 TestWholeSlots.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
@@ -171,3 +198,27 @@ def test_the_whole_prompt_in_cache_still_leaves_one_token_to_compute() -> None:
     claimed = slots.claim(list(range(8)))
     assert claimed is not None
     assert claimed[1] == 7
+
+
+def test_an_evicted_conversation_comes_back_from_the_store() -> None:
+    memory = FakeMemory(N_CELLS)
+    slots = Slots(memory, 1, partial=True, store=PrefixStore(10_000))
+    slots.release(computed(slots, memory, list(range(30))))
+    slots.release(computed(slots, memory, list(range(100, 130))))
+    assert slots.n_stored == 100
+    claimed = slots.claim([*range(20), 99, 98])
+    assert claimed is not None
+    assert claimed[1] == 20
+    assert slots.n_stored == 100  # the other one went there in exchange
+
+
+def test_the_store_forgets_what_was_used_longest_ago() -> None:
+    store = PrefixStore(250)
+    for start in (0, 100, 200):
+        store.put(range(start, start + 10), bytes(100))
+    assert store.size == 200
+    assert store.find([0, 1, 2, 3, 4], at_least=2, partial=True) is None
+    assert store.find([*range(100, 105)], at_least=2, partial=True) is not None
+    assert store.find([*range(200, 205)], at_least=2, partial=False) is None
+    assert store.find([*range(200, 215)], at_least=2, partial=False) is not None
+    assert store.size == 0
