@@ -89,6 +89,8 @@ class Models(Section):
     """What leaves for a new model. "fit": the least recently used until it fits; "last": all that requests loaded."""
     standby: bool = True
     """Keep a worker ready that has llama.cpp in memory already."""
+    prompt_cache: Size = 2**30
+    """Bytes of RAM in which each instance may keep prefixes that left its KV cache; 0: none."""
     load_timeout: Duration = 600.0
     queue_timeout: Duration = 300.0
     """Seconds that a request waits for memory or a sequence."""

@@ -67,6 +67,10 @@ class ModelSettings(Protocol):
     def eviction(self) -> str: ...
 
     @property
+    def prompt_cache(self) -> int:
+        """Bytes of RAM for each instance's evicted prefixes."""
+
+    @property
     def standby(self) -> bool: ...
 
     @property
@@ -556,10 +560,15 @@ class Pool:
         instance.worker = await self._standby.take()
         instance.worker.name = instance.id
         wanted = instance.wanted
+        settings = self._settings()
         load = Load(
-            str(wanted.model.path), wanted.load, str(wanted.draft.path) if wanted.draft else None, allowance.total
+            path=str(wanted.model.path),
+            params=wanted.load,
+            draft_path=str(wanted.draft.path) if wanted.draft else None,
+            free_memory=allowance.total,
+            prompt_cache=settings.prompt_cache,
         )
-        return await instance.worker.load(load, partial(self._progressed, instance), self._settings().load_timeout)
+        return await instance.worker.load(load, partial(self._progressed, instance), settings.load_timeout)
 
     def _progressed(self, instance: Instance, fraction: float) -> None:
         if fraction <= instance.progress:
