@@ -1,0 +1,83 @@
+"""The HTTP applications in this process, on real sockets, with workers that do what the test says."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from lmd.api.app import client_app, control_app
+from lmd.api.services import Services
+from lmd.config.store import ConfigStore, Reloaded
+from lmd.library.catalog import Catalog
+from lmd.pool.pool import Pool
+from lmd.worker.fake import FakeWorker
+
+MODELS = Path(__file__).parents[2] / "models"
+
+Client = TestClient[web.Request, web.Application]
+
+
+@dataclass
+class Stack:
+    """``client`` speaks to the HTTP port, ``control`` to what the control socket serves."""
+
+    services: Services
+    client: Client
+    control: Client
+    workers: list[FakeWorker] = field(default_factory=list)
+
+    async def loading(self) -> FakeWorker:
+        """The worker that has been asked to load."""
+        async with asyncio.timeout(10):
+            while True:
+                for worker in self.workers:
+                    if worker.is_loading:
+                        return worker
+                await asyncio.sleep(0)
+
+    async def generating(self, worker: FakeWorker, count: int = 1) -> list[int]:
+        """Ids of the sequences that ``worker`` computes, once there are ``count``."""
+        async with asyncio.timeout(10):
+            while len(worker.open) < count:  # noqa: ASYNC110 - the fake tells nobody
+                await asyncio.sleep(0)
+        return list(worker.open)
+
+
+@pytest.fixture
+async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
+    for name in ("models", "presets"):
+        (tmp_path / name).mkdir()
+    shutil.copy(MODELS / "tiny-chat.gguf", tmp_path / "models" / "tiny.gguf")
+    (tmp_path / "lmd.toml").write_text(
+        f'[paths]\nmodels = ["{tmp_path}/models"]\npresets = "{tmp_path}/presets"\n[models]\nstandby = false\n'
+    )
+    config = ConfigStore(tmp_path / "lmd.toml", environ={})
+    catalog = Catalog(config.snapshot.settings.paths.models)
+    await asyncio.to_thread(catalog.refresh)
+    workers: list[FakeWorker] = []
+
+    async def spawn() -> FakeWorker:
+        workers.append(FakeWorker())
+        return workers[-1]
+
+    async def reload() -> Reloaded:
+        return config.reload()
+
+    pool = Pool(lambda: config.snapshot.settings.models, spawn=spawn)
+    services = Services(config=config, catalog=catalog, pool=pool, reload=reload)
+    await pool.start()
+    clients = []
+    for app in (client_app(services, lambda: {"127.0.0.1"}), control_app(services)):
+        clients.append(TestClient(TestServer(app)))  # with handler_cancellation, as the daemon has it
+        await clients[-1].start_server()
+    try:
+        yield Stack(services, clients[0], clients[1], workers)
+    finally:
+        await pool.stop()
+        for client in clients:
+            await client.close()
