@@ -40,6 +40,11 @@ class Stack:
                         return worker
                 await asyncio.sleep(0)
 
+    @property
+    def loaded(self) -> list[FakeWorker]:
+        """Workers that have a model; the pool keeps others in reserve."""
+        return [worker for worker in self.workers if worker.request is not None]
+
     async def generating(self, worker: FakeWorker, count: int = 1) -> list[int]:
         """Ids of the sequences that ``worker`` computes, once there are ``count``."""
         async with asyncio.timeout(10):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lmd.api.openai.decode import decode_chat, decode_completion
+from lmd.api.completions.decode import decode_chat, decode_completion
 from lmd.errors import InvalidRequest, Unsupported
 from lmd.generation import ChatPrompt, GenerationRequest, RawPrompt, Role, SamplingParams, TextPart
 

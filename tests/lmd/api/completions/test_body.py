@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmd.api.openai.body import ChatBody, CompletionBody, read_body
+from lmd.api.body import read_body
+from lmd.api.completions.body import ChatBody, CompletionBody
 from lmd.errors import InvalidRequest
 
 GOOD: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
