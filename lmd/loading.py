@@ -7,12 +7,30 @@
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Len, MinLen
 
 DEFAULT_CONTEXT_LENGTH = 16384
 """The most tokens a sequence gets where nobody says: a trained length of 128 k would take the machine."""
 
+DEFAULT_TEXT_LENGTH = 2048
+"""The same for a text of an embedding model: it is computed in one piece, whose buffers grow with its length."""
+
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+
+
+Pooling = Literal["", "mean", "cls", "last", "rank"]
+"""How a model makes one vector of a text's: their mean, the first token's, the last token's; "rank": its head makes a
+score of it. "": it does not, it generates."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """A LoRA adapter over a model. ``path``: of its GGUF file. ``scale``: how much of it; 0: nothing, 1: as trained."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
+
+    path: Annotated[str, MinLen(1)]
+    scale: Annotated[float, Ge(-100), Le(100)] = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +56,7 @@ class LoadParams:
     mmap: bool | None = None
     mlock: bool | None = None
     draft_model: str | None = None
+    adapters: Annotated[tuple[Adapter, ...], Len(0, 16)] | None = None
     rope_freq_base: Annotated[float, Gt(0)] | None = None
     rope_freq_scale: Annotated[float, Gt(0)] | None = None
 
@@ -79,6 +98,7 @@ class LoadedModel:
     parallel: int
     kv_cells: int
     gpu_layers: int
+    """Layers offloaded. The output layer counts, first of all: n_layers + 1 is the whole model."""
     n_layers: int
     threads: int
     batch: int
@@ -100,3 +120,10 @@ class LoadedModel:
     partial_reuse: bool
     """Memory can be cut at any position (false for recurrent and hybrid models)."""
     load_seconds: float
+    pooling: Pooling = ""
+    """Not "": the model turns texts into vectors (or scores) and generates nothing; ``context_length`` is the longest
+    text and ``parallel`` how many are computed together."""
+    n_vector: int = 0
+    """Components of its vectors; 1 with "rank"."""
+    vram_bytes: int = 0
+    """What of the weights, the cache and the compute buffers (the draft model's too) is in VRAM."""

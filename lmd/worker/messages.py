@@ -5,8 +5,9 @@ Frames are a 4-byte little-endian length and that many bytes of msgpack, over a 
 version, so there is no negotiation.
 
 A worker says `Hello` once it can take a `Load`; then any number of `Progress` and one of `Loaded` or `LoadFailed`.
-After `Loaded` it takes `Generate`, `Cancel`, `Tokenize`, `Detokenize` at any time. Every `Generate`
-is answered by one `Finished` or one `Failed`, every `Tokenize` and `Detokenize` by one `Tokens`, `Text` or `Failed`.
+After `Loaded` it takes `Generate`, `Embed`, `Rerank`, `Cancel`, `Tokenize`, `Detokenize` at any time. Every `Generate`
+is answered by one `Finished` or one `Failed`, every `Embed` and `Rerank` by one `Embedded` or `Failed`, every
+`Tokenize` and `Detokenize` by one `Tokens`, `Text` or `Failed`.
 A closed socket, either way, ends the worker.
 """
 
@@ -26,7 +27,9 @@ class Load(Struct, tag="load", array_like=True, frozen=True):
     draft_path: str | None = None
     """The draft model's file; ``params.draft_model`` names it only for people."""
     free_memory: int = 0
-    """Bytes that this load may take; 0: no limit known. The worker shrinks what was not asked for to fit."""
+    """Bytes of RAM that this load may take; 0: no limit known. The worker shrinks what was not asked for to fit."""
+    free_vram: int = 0
+    """Bytes that it may take of the devices' memory; 0: what is free there."""
     prompt_cache: int = 0
     """Bytes of RAM in which the worker may keep prefixes that left the KV cache; 0: none."""
 
@@ -74,8 +77,26 @@ class Generate(Struct, tag="generate", array_like=True, frozen=True):
     """Who guesses ahead: "auto" (what the instance was loaded with, if anything), "off" or "prompt-lookup"."""
 
 
+class Embed(Struct, tag="embed", array_like=True, frozen=True):
+    """Turn texts into vectors of length 1. Texts get the vocabulary's special tokens around them, token ids none."""
+
+    id: int
+    texts: list[PromptText | PromptTokens]
+    dimensions: int | None = None
+    """Keep only so many components (and make the length 1 again); None: all."""
+
+
+class Rerank(Struct, tag="rerank", array_like=True, frozen=True):
+    """Say how well each document answers the query: one score each, higher is better, as the model's head gives it."""
+
+    id: int
+    query: str
+    documents: list[str]
+
+
 class Cancel(Struct, tag="cancel", array_like=True, frozen=True):
-    """End sequence ``id`` at the next step; it is answered with `Finished` (CANCELLED). Unknown ids are ignored."""
+    """End request ``id`` at the next step. A `Generate` is answered with `Finished` (CANCELLED), an `Embed` or `Rerank`
+    with `Failed`. Unknown ids are ignored."""
 
     id: int
 
@@ -84,6 +105,8 @@ class Tokenize(Struct, tag="tokenize", array_like=True, frozen=True):
     id: int
     prompt: list[PromptText | PromptTokens]
     add_special: bool = True
+    pieces: bool = False
+    """Tell each token's bytes as well."""
 
 
 class Detokenize(Struct, tag="detokenize", array_like=True, frozen=True):
@@ -91,7 +114,7 @@ class Detokenize(Struct, tag="detokenize", array_like=True, frozen=True):
     tokens: list[int]
 
 
-ToWorker = Load | Generate | Cancel | Tokenize | Detokenize
+ToWorker = Load | Generate | Embed | Rerank | Cancel | Tokenize | Detokenize
 
 # ── worker → daemon ───────────────────────────────────────────────────────────────────────────
 
@@ -165,9 +188,23 @@ class Failed(Struct, tag="failed", array_like=True, frozen=True):
     """Both set with code ``context_length_exceeded``."""
 
 
+class Embedded(Struct, tag="embedded", array_like=True, frozen=True):
+    """The answer to `Embed` or `Rerank`: one vector (or score) for each text, in order."""
+
+    id: int
+    width: int
+    """Components of each vector; 1 for scores."""
+    data: bytes
+    """All vectors one after another: little-endian float32."""
+    n_tokens: int
+    """Of all texts, special tokens included."""
+
+
 class Tokens(Struct, tag="token_ids", array_like=True, frozen=True):
     id: int
     tokens: list[int]
+    pieces: list[bytes] | None = None
+    """The bytes of each token, control tokens written out; set where `Tokenize` asked for them."""
 
 
 class Text(Struct, tag="detokenized", array_like=True, frozen=True):
@@ -187,4 +224,4 @@ class EngineStats(Struct, tag="stats", array_like=True, frozen=True):
     prompt_tps: float
 
 
-FromWorker = Hello | Progress | Loaded | LoadFailed | Step | Finished | Failed | Tokens | Text | EngineStats
+FromWorker = Hello | Progress | Loaded | LoadFailed | Step | Finished | Failed | Embedded | Tokens | Text | EngineStats
