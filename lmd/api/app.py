@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from lmd.api import control, health
+from lmd.api.completions import errors as openai_errors
 from lmd.api.middleware import (
     ErrorShape,
     add_common_headers,
@@ -20,7 +21,6 @@ from lmd.api.middleware import (
     host_check,
     request_records,
 )
-from lmd.api.openai import errors as openai_errors
 from lmd.api.openai import routes as openai
 from lmd.api.services import SERVICES, Services
 

@@ -33,6 +33,7 @@ from lmd.generation import (
 from lmd.worker.messages import Output, Prefilled
 
 if TYPE_CHECKING:
+    from lmd.loading import LoadedModel
     from lmd.pool.lease import Lease
 
 Events = AsyncGenerator[GenerationEvent, None]
@@ -47,6 +48,8 @@ class Generation:
         self.request = request
         self._first_choice = first_choice
         self.served: Served = find_served(services, request)
+        self.loaded: LoadedModel | None = None
+        """What serves it, from `LoadDone` on."""
         self._services = services
         self._record = current_record()
         if self._record is not None:
@@ -73,6 +76,7 @@ class Generation:
                 async for fraction in leasing.progress():
                     yield LoadProgress(fraction, self.served.wanted.id)
                 lease = leasing.lease
+                self.loaded = lease.loaded
                 if self._record is not None:
                     self._record.instance = lease.instance_id
                 yield LoadDone(lease.instance_id, lease.waited)

@@ -1,6 +1,7 @@
 """The official ``openai`` client, unchanged, against the real daemon with the tiny model."""
 
 import asyncio
+import json
 from typing import Any
 
 import openai
@@ -167,3 +168,59 @@ async def test_32_clients_stream_at_once_and_each_gets_its_own_text(daemon: Any)
         numbers = [5 + index for index in range(32)]
         texts = await asyncio.gather(*(count(n) for n in numbers))
     assert texts == [", ".join(str(i) for i in range(1, n + 1)) + "." for n in numbers]
+
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather in a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+BOTH_CITIES = [{"role": "user", "content": "What is the weather in Paris and Tokyo?"}]
+
+
+def test_tool_calls_come_whole_and_streamed_alike(client: openai.OpenAI) -> None:
+    choice = chat(client, messages=BOTH_CITIES, tools=[WEATHER]).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    calls = [(call.function.name, json.loads(call.function.arguments)) for call in choice.message.tool_calls]
+    assert calls == [("get_weather", {"city": "Paris"}), ("get_weather", {"city": "Tokyo"})]
+    names: dict[int, str] = {}
+    arguments: dict[int, str] = {}
+    ids = set()
+    chunks = streamed(client, messages=BOTH_CITIES, tools=[WEATHER])
+    for chunk in chunks:
+        for piece in chunk.choices[0].delta.tool_calls or ():
+            if piece.id:
+                assert piece.index not in names and piece.function.name
+                ids.add(piece.id)
+                names[piece.index] = piece.function.name
+            arguments[piece.index] = arguments.get(piece.index, "") + (piece.function.arguments or "")
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    assert [arguments[index] for index in sorted(arguments)] == [
+        call.function.arguments for call in choice.message.tool_calls
+    ]
+    assert len(ids) == 2
+    assert names == {0: "get_weather", 1: "get_weather"}
+
+
+def test_reasoning_is_told_apart_and_counted(client: openai.OpenAI) -> None:
+    answer = chat(client, extra_body={"chat_template_kwargs": {"enable_thinking": True}})
+    message = answer.choices[0].message
+    assert message.reasoning_content
+    assert "</think>" not in message.content
+    assert 0 < answer.usage.completion_tokens_details.reasoning_tokens < answer.usage.completion_tokens
+
+
+def test_a_schema_is_enforced(client: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    ask = [{"role": "user", "content": "Give JSON for Paul, age 33, from Lima."}]
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": True}}
+    answer = chat(client, messages=ask, response_format=form, max_tokens=200)
+    assert set(json.loads(answer.choices[0].message.content)) == {"name", "age"}

@@ -1,18 +1,14 @@
-"""What OpenAI's clients may send, field by field. Unknown fields are ignored; known ones must have their type."""
+"""What OpenAI's clients may send, field by field."""
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
-from lmd.errors import InvalidRequest
+from lmd.api.body import Body
 
 MAX_MESSAGES = 10_000
 MAX_TOOLS = 1_000
 MAX_CHOICES = 128
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 Temperature = Annotated[float, Field(ge=0, le=5)]
@@ -22,11 +18,11 @@ Limit = Annotated[int, Field(ge=-1)]
 Stop = str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=64)]
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     include_usage: bool | None = None
 
 
-class Sampled(_Body):
+class Sampled(Body):
     """What chats and plain completions have in common."""
 
     model: Annotated[str, Field(min_length=1, max_length=1024)]
@@ -52,21 +48,21 @@ class Sampled(_Body):
     grammar: str | None = None
 
 
-class ImageUrl(_Body):
+class ImageUrl(Body):
     url: str
 
 
-class TextContent(_Body):
+class TextContent(Body):
     type: Literal["text"]
     text: str
 
 
-class RefusalContent(_Body):
+class RefusalContent(Body):
     type: Literal["refusal"]
     refusal: str
 
 
-class ImageContent(_Body):
+class ImageContent(Body):
     type: Literal["image_url"]
     image_url: ImageUrl
 
@@ -74,18 +70,18 @@ class ImageContent(_Body):
 Content = Annotated[TextContent | RefusalContent | ImageContent, Field(discriminator="type")]
 
 
-class FunctionCall(_Body):
+class FunctionCall(Body):
     name: Annotated[str, Field(min_length=1)]
     arguments: str = "{}"
 
 
-class Call(_Body):
+class Call(Body):
     id: str = ""
     type: Literal["function"] = "function"
     function: FunctionCall
 
 
-class ChatMessage(_Body):
+class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Content] | None = None
     name: str | None = None
@@ -94,42 +90,42 @@ class ChatMessage(_Body):
     tool_call_id: str | None = None
 
 
-class Function(_Body):
+class Function(Body):
     name: Annotated[str, Field(min_length=1, max_length=256)]
     description: str | None = None
     parameters: dict[str, JsonValue] | None = None
     strict: bool | None = None
 
 
-class FunctionTool(_Body):
+class FunctionTool(Body):
     type: Literal["function"]
     function: Function
 
 
-class NamedFunction(_Body):
+class NamedFunction(Body):
     name: Annotated[str, Field(min_length=1)]
 
 
-class NamedTool(_Body):
+class NamedTool(Body):
     type: Literal["function"]
     function: NamedFunction
 
 
-class JsonSchema(_Body):
+class JsonSchema(Body):
     name: str | None = None
     schema_: dict[str, JsonValue] | None = Field(default=None, alias="schema")
     strict: bool | None = None
 
 
-class TextFormat(_Body):
+class TextFormat(Body):
     type: Literal["text"]
 
 
-class JsonObjectFormat(_Body):
+class JsonObjectFormat(Body):
     type: Literal["json_object"]
 
 
-class JsonSchemaFormat(_Body):
+class JsonSchemaFormat(Body):
     type: Literal["json_schema"]
     json_schema: JsonSchema
 
@@ -159,54 +155,3 @@ class CompletionBody(Sampled):
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-
-
-Read = TypeVar("Read", bound=BaseModel)
-
-
-def read_body(kind: type[Read], raw: bytes) -> Read:
-    """``raw`` JSON as a ``kind``. InvalidRequest names the first field that is wrong in ``param``."""
-    try:
-        return kind.model_validate_json(raw)
-    except ValidationError as error:
-        raise _as_invalid_request(error) from None
-
-
-def _as_invalid_request(error: ValidationError) -> InvalidRequest:
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    # A union reports a problem for each of its members; the one that got deepest is the one that was meant.
-    problem = max(problems, key=lambda one: len(_path(one["loc"])))
-    if problem["type"] == "json_invalid":
-        return InvalidRequest(f"The body is not JSON: {problem['msg'].removeprefix('Invalid JSON: ')}.")
-    path = _path(problem["loc"])
-    if not path:
-        return InvalidRequest(f"The body is wrong: {problem['msg']}.")
-    if problem["type"] == "missing":
-        return InvalidRequest(f"'{'.'.join(path)}' is missing.", param=".".join(path))
-    return InvalidRequest(f"'{'.'.join(path)}' is wrong: {problem['msg']}.", param=".".join(path))
-
-
-#: Names that pydantic puts into a location for the members of a union: not fields of the request.
-_UNION_TAGS = {"text", "refusal", "image_url", "json_object", "json_schema"}
-
-
-def _path(location: tuple[int | str, ...]) -> list[str]:
-    """The request's own field names in a pydantic location, in order."""
-    path: list[str] = []
-    for index, step in enumerate(location):
-        if isinstance(step, str):
-            member_of_union = not step.replace("_", "").isalnum() or (step[:1].isupper() and index > 0)
-            tagged = step in _UNION_TAGS and index + 1 < len(location) and index > 0
-            if (
-                member_of_union
-                or step in {"str", "int", "float", "bool", "list"}
-                or (tagged and _is_tag(location, index))
-            ):
-                continue
-        path.append(str(step))
-    return path
-
-
-def _is_tag(location: tuple[int | str, ...], index: int) -> bool:
-    """Whether ``location[index]`` is a discriminator's value: it then follows a list index or ``response_format``."""
-    return isinstance(location[index - 1], int) or location[index - 1] == "response_format"

@@ -9,7 +9,9 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from lmd.api.openai import body as wire
+from lmd.api.body import read_body
+from lmd.api.completions import body as wire
+from lmd.api.unsupported import refuse_unsupported
 from lmd.errors import InvalidRequest, Unsupported
 from lmd.generation import (
     ChatPrompt,
@@ -46,7 +48,7 @@ class Decoded:
 
 
 def decode_chat(raw: bytes) -> Decoded:
-    said = wire.read_body(wire.ChatBody, raw)
+    said = read_body(wire.ChatBody, raw)
     if said.top_logprobs is not None and not said.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
     limit = said.max_completion_tokens if said.max_completion_tokens is not None else said.max_tokens
@@ -79,7 +81,7 @@ def decode_chat(raw: bytes) -> Decoded:
 
 
 def decode_completion(raw: bytes) -> Decoded:
-    said = wire.read_body(wire.CompletionBody, raw)
+    said = read_body(wire.CompletionBody, raw)
     if said.grammar is not None:
         raise Unsupported("'grammar' is served for chats only so far.", hint="Leave it out.", param="grammar")
     n = said.n or 1
@@ -109,29 +111,6 @@ def decode_completion(raw: bytes) -> Decoded:
     )
     refuse_unsupported(requests[0])
     return Decoded(requests, bool(said.stream), _include_usage(said))
-
-
-def refuse_unsupported(request: GenerationRequest) -> None:
-    """Unsupported for what is understood but has nothing behind it yet. What lands deletes its lines here."""
-
-    def refuse(what: str, param: str) -> None:
-        raise Unsupported(
-            f"{what} are not implemented in this version of lmd.", hint=f"Leave '{param}' out.", param=param
-        )
-
-    prompt = request.prompt
-    if isinstance(prompt, ChatPrompt):
-        if any(isinstance(part, ImagePart) for message in prompt.messages for part in message.parts):
-            refuse("Images", "messages")
-    else:
-        if prompt.suffix:
-            refuse("Fill-in-the-middle completions", "suffix")
-        if prompt.echo and request.logprobs is not None:
-            refuse("Log probabilities of an echoed prompt", "echo")
-    if request.best_of is not None and request.best_of != request.n:
-        refuse("More candidates than answers", "best_of")
-    if request.draft_model:
-        refuse("Draft models", "draft_model")
 
 
 # ── parts of a body ───────────────────────────────────────────────────────────────────────────

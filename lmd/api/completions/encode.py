@@ -6,7 +6,7 @@ each token costs the encoding of its own text.
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,9 @@ from lmd.generation import (
 )
 
 DONE = b"data: [DONE]\n\n"
+
+Extras = Callable[[Usage, FinishReason], Mapping[str, Any]]
+"""Further top-level fields of an answer, from the usage of all choices and why the first one ended."""
 
 _json = msgspec.json.encode
 
@@ -139,7 +142,15 @@ class Answer:
     """One request's answer: its id, its time, its choices, and both ways to write it."""
 
     def __init__(
-        self, *, chat: bool, model: str, prompts: int, n: int, logprobs: bool = False, include_usage: bool = False
+        self,
+        *,
+        chat: bool,
+        model: str,
+        prompts: int,
+        n: int,
+        logprobs: bool = False,
+        include_usage: bool = False,
+        extras: Extras | None = None,
     ) -> None:
         choices = prompts * n
         self._per_prompt = n
@@ -147,6 +158,8 @@ class Answer:
         self._logprobs = logprobs
         self._choices = [Choice() for _ in range(choices)]
         self._include_usage = include_usage
+        self._extras = extras
+        self._running = choices
         self._head: dict[str, Any] = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
             "object": "chat.completion" if chat else "text_completion",
@@ -186,7 +199,10 @@ class Answer:
 
     def whole(self) -> bytes:
         choices = [self._choice(index) for index in range(len(self._choices))]
-        return _json({**self._head, "choices": choices, "usage": usage_object(self.usage())})
+        return _json({**self._head, "choices": choices, "usage": usage_object(self.usage()), **self._more()})
+
+    def _more(self) -> Mapping[str, Any]:
+        return {} if self._extras is None else self._extras(self.usage(), self._choices[0].reason)
 
     def _choice(self, index: int) -> dict[str, Any]:
         choice = self._choices[index]
@@ -215,7 +231,9 @@ class Answer:
             return self._text_with_logprobs(event)
         if isinstance(event, Finished):
             self._choices[event.choice].add(event)  # its usage is needed at the end
-            return self._chunk(event.choice, {}, _FINISH_REASONS[event.reason])
+            self._running -= 1
+            last = not self._running and not self._include_usage
+            return self._chunk(event.choice, {}, _FINISH_REASONS[event.reason], more=self._more() if last else None)
         if not self._chat or isinstance(event, LoadProgress | LoadDone):
             return b""
         choice = event.choice
@@ -239,14 +257,28 @@ class Answer:
         self._offsets[choice] += len(event.text)
         return self._chunk(choice, event.text, None, logprobs)
 
-    def _chunk(self, index: int, delta: Any, reason: str | None, logprobs: Any = None) -> bytes:
+    def _chunk(
+        self,
+        index: int,
+        delta: Any,
+        reason: str | None,
+        logprobs: Any = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> bytes:
         said = {"delta": delta} if self._chat else {"text": delta or ""}
         choice = {"index": index, **said, "logprobs": logprobs, "finish_reason": reason}
-        return b"data: " + self._chunk_head + b',"choices":[' + _json(choice) + b"]" + self._chunk_tail
+        tail = _tail(more) + self._chunk_tail if more else self._chunk_tail
+        return b"data: " + self._chunk_head + b',"choices":[' + _json(choice) + b"]" + tail
 
     def closing(self) -> bytes:
         """What comes after every choice has ended."""
         if not self._include_usage:
             return DONE
         usage = _json(usage_object(self.usage()))
-        return b"data: " + self._chunk_head + b',"choices":[],"usage":' + usage + b"}\n\n" + DONE
+        more = _tail(self._more())
+        return b"data: " + self._chunk_head + b',"choices":[],"usage":' + usage + more + b"}\n\n" + DONE
+
+
+def _tail(more: Mapping[str, Any]) -> bytes:
+    """Fields to stand behind others in an object."""
+    return b"," + _json(more)[1:-1] if more else b""

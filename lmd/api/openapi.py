@@ -1,0 +1,114 @@
+"""``GET /openapi.json``: what the HTTP API takes and gives, put together from the types that do it.
+
+Each dialect lists its `Operation`s next to its routes. Bodies are described by the pydantic models that read them,
+answers by the types that `Operation` names.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from pydantic import TypeAdapter
+
+from lmd import __version__
+
+_REFERENCE = "#/components/schemas/{}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One method of one path. ``path`` is written as OpenAPI does (``/v1/models/{id}``)."""
+
+    method: str
+    path: str
+    summary: str
+    answer: Any
+    """Type of the JSON answer (status 200): anything that pydantic can describe."""
+    error: Any
+    """Type of an error's body."""
+    body: Any = None
+    """Type of the request's JSON body."""
+    statuses: Sequence[int] = ()
+    """Further statuses that an error may have, beside the usual ones."""
+    streams: bool = False
+    """With ``"stream": true`` the answer is server-sent events."""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """Descriptions of the path's parameters, by name."""
+
+
+_USUAL = (400, 403, 404, 500, 503)
+_WITH_BODY = (413, 415)
+_GENERATING = (409, 429)
+
+
+def document(operations: Sequence[Operation]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document."""
+    schemas: dict[str, Any] = {}
+    paths: dict[str, dict[str, Any]] = {}
+    for one in operations:
+        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "lmd",
+            "version": __version__,
+            "summary": "Local GGUF language models over OpenAI's, Anthropic's and LM Studio's APIs.",
+        },
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+
+
+def _operation(one: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
+    content = {"application/json": {"schema": _schema(one.answer, schemas, "serialization")}}
+    if one.streams:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    error = {"application/json": {"schema": _schema(one.error, schemas, "serialization")}}
+    statuses = {*_USUAL, *one.statuses}
+    if one.body is not None:
+        statuses |= {*_WITH_BODY, *_GENERATING}
+    described: dict[str, Any] = {
+        "operationId": f"{one.method.lower()}{one.path.replace('/', '_').replace('{', '').replace('}', '')}",
+        "summary": one.summary,
+        "responses": {
+            "200": {"description": "The answer.", "content": content},
+            **{str(status): {"description": "An error.", "content": error} for status in sorted(statuses)},
+        },
+    }
+    if one.parameters:
+        described["parameters"] = [
+            {
+                "name": name,
+                "in": "path",
+                "required": True,
+                "description": text,
+                "schema": {"type": "string", "minLength": 1},
+            }
+            for name, text in one.parameters.items()
+        ]
+    if one.body is not None:
+        schema = _schema(one.body, schemas, "validation")
+        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return described
+
+
+def _schema(kind: Any, schemas: dict[str, Any], mode: Any) -> dict[str, Any]:
+    """The JSON schema of ``kind``; its named parts go into ``schemas``."""
+    schema = TypeAdapter(kind).json_schema(ref_template=_REFERENCE.format("{model}"), mode=mode)
+    schemas.update(schema.pop("$defs", {}))
+    name = schema.get("title")
+    if name is None or "properties" not in schema:
+        return schema
+    schemas[name] = schema
+    return {"$ref": _REFERENCE.format(name)}
+
+
+def routes(operations: Sequence[Operation]) -> list[web.RouteDef]:
+    encoded = msgspec.json.encode(document(operations))
+
+    async def serve(_: web.Request) -> web.Response:
+        return web.Response(body=encoded, content_type="application/json")
+
+    return [web.get("/openapi.json", serve)]
