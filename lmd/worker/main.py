@@ -7,6 +7,7 @@ with a syslog priority (``<4>…``). It ends when the daemon closes the socket o
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import socket
 import sys
@@ -111,6 +112,7 @@ class WorkerMain:
                 self._outbox,
                 draft_path=first.draft_path,
                 free_memory=first.free_memory,
+                free_vram=first.free_vram,
                 prompt_cache=first.prompt_cache,
                 on_progress=lambda fraction: self._channel.send(Progress(fraction)),
             )
@@ -169,6 +171,8 @@ def bind_to_parent() -> None:
     """Die with the daemon (prctl PR_SET_PDEATHSIG), leave Ctrl-C to it, and be the kernel's first choice when
     memory runs out: the daemon can start another worker, nobody can start another daemon as quickly."""
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)
+    # Writing gigabytes of weights to a core file would keep a dead worker's requests waiting.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")

@@ -49,6 +49,7 @@ class Rig:
             "max_loaded": 0,
             "memory_limit": "auto",
             "eviction": "fit",
+            "prompt_cache": 0,
             "standby": False,
             "load_timeout": 600.0,
             "queue_timeout": 300.0,
