@@ -8,7 +8,6 @@ take turns (A B A B …), and the table shows medians over the rounds.
 """
 
 import argparse
-import asyncio
 import json
 import sys
 import time
@@ -23,7 +22,7 @@ from tests.bench import daemon, llama_source, peer
 from tests.bench.machine import busy, machine, versions
 from tests.bench.report import OURS, PEERS, Comparison, put_block, spread, table
 from tests.bench.scenarios import SCENARIOS, Figures, Scenario
-from tests.bench.server import Server, ServerFailed, Setup
+from tests.bench.server import Server, ServerFailed, Setup, run_until_signalled
 from tests.bench.stream import RequestFailed
 from tests.models.gguf_model import QuantName
 from tests.models.random_model import NAMED, RandomModel, cached
@@ -81,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown := [name for name in names if name not in SCENARIOS]:
         parser.error(f"no scenario {unknown[0]!r}; there are {', '.join(SCENARIOS)}")
     try:
-        asyncio.run(_compare_all([SCENARIOS[name] for name in names], given))
+        run_until_signalled(_compare_all([SCENARIOS[name] for name in names], given))
     except (RequestFailed, ServerFailed, peer.BuildFailed, llama_source.SourceMissing) as exc:
         raise SystemExit(f"compare: {exc}") from exc
 

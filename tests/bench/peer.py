@@ -19,7 +19,16 @@ from tempfile import TemporaryDirectory
 
 from tests.bench import llama_source
 from tests.bench.cache import cache_dir
-from tests.bench.server import Server, Setup, free_port, names_of, process, served_models, until_healthy
+from tests.bench.server import (
+    Server,
+    Setup,
+    free_port,
+    names_of,
+    process,
+    run_until_signalled,
+    served_models,
+    until_healthy,
+)
 
 _OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
@@ -130,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if given.command == "build":
             print(build().server)
         else:
-            asyncio.run(_serve(given.model))
+            run_until_signalled(_serve(given.model))
     except KeyboardInterrupt:
         pass
     except (BuildFailed, llama_source.SourceMissing) as exc:

@@ -1,10 +1,11 @@
 """Server processes under measurement: started, waited for, watched, ended. What lmd and its peers have in common."""
 
 import asyncio
+import ctypes
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from tests.bench.stream import RequestFailed
 
 START_SECONDS = 120.0
 STOP_SECONDS = 20.0
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 
 
 class ServerFailed(Exception):
@@ -61,11 +65,17 @@ def free_port() -> int:
 async def process(command: Sequence[str | Path], log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run ``command`` in its own process group with its output in ``log``; on leaving, SIGTERM, then SIGKILL to all.
 
-    A RequestFailed that ends the context becomes one that tells the end of the log.
+    A RequestFailed that ends the context becomes one that tells the end of the log. The server dies with this
+    process, however that ends: one left over would spoil all later figures. Enter it on the main thread.
     """
     with log.open("wb") as output:
         child = await asyncio.create_subprocess_exec(
-            *map(str, command), stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            *map(str, command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
         )
     try:
         yield child
@@ -79,6 +89,24 @@ async def process(command: Sequence[str | Path], log: Path) -> AsyncIterator[asy
         except TimeoutError:
             os.killpg(child.pid, signal.SIGKILL)
             await child.wait()
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def run_until_signalled(work: Coroutine[None, None, None]) -> None:
+    """`asyncio.run` that ends ``work`` on SIGTERM as on SIGINT: servers stop, folders go. Then SystemExit 143."""
+
+    async def watched() -> None:
+        task = asyncio.ensure_future(work)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        await task
+
+    try:
+        asyncio.run(watched())
+    except asyncio.CancelledError:
+        raise SystemExit(128 + signal.SIGTERM) from None
 
 
 async def until_healthy(child: asyncio.subprocess.Process, url: str, log: Path) -> None:

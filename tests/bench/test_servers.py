@@ -1,5 +1,8 @@
 """The servers that are compared really start, serve the tiny model under load, and leave nothing behind."""
 
+import signal
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -103,6 +106,30 @@ async def test_a_server_that_ignores_the_request_to_end_is_killed(
         while "up" not in log.read_text():
             assert child.returncode is None
     assert child.returncode == -9
+
+
+@pytest.mark.parametrize(("ending", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9), (signal.SIGINT, -2)])
+def test_a_server_ends_with_the_benchmark_however_that_ends(ending: signal.Signals, code: int, tmp_path: Path) -> None:
+    program = f"""
+import asyncio
+from pathlib import Path
+from tests.bench.server import process, run_until_signalled
+async def bench():
+    async with process(["sleep", "1000"], Path({str(tmp_path / "log")!r})) as child:
+        print(child.pid, flush=True)
+        await asyncio.Event().wait()
+run_until_signalled(bench())
+"""
+    root = Path(__file__).parents[2]
+    bench = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert bench.stdout is not None
+    server = psutil.Process(int(bench.stdout.readline()))
+    bench.send_signal(ending)
+    assert bench.wait(10) == code
+    bench.stdout.close()
+    assert psutil.wait_procs([server], timeout=5)[1] == []
 
 
 def test_names_are_found_by_the_files_stem_and_ambiguity_is_an_error() -> None:

@@ -45,6 +45,23 @@ NAMED: dict[str, RandomModel] = {
     model.name: model
     for model in (
         RandomModel(
+            # Computes nearly nothing: for trying a benchmark out, and for what is not compute.
+            name="qwen2-tiny",
+            shape=Shape(
+                architecture="qwen2",
+                layers=2,
+                width=64,
+                heads=4,
+                kv_heads=2,
+                feed_forward=192,
+                n_ctx_train=32768,
+                rope_freq_base=1e6,
+                rms_epsilon=1e-6,
+            ),
+            vocabulary="qwen2",
+            template="Qwen-Qwen2.5-7B-Instruct",
+        ),
+        RandomModel(
             name="qwen2-0.5b",
             shape=Shape(
                 architecture="qwen2",
