@@ -326,7 +326,7 @@ class JsonReader(CallReader):
                 if not sink.known(found["name"]):
                     raise Malformed
             elif key in {keys.arguments, "arguments", "parameters"} and "arguments" not in found:
-                # An id may still come after the arguments (Mistral), so it is waited for only where it is written first.
+                # An id after the arguments (Mistral) comes too late: the call has begun, with an id of ours.
                 if "name" in found:
                     sink.start(found["name"], found.get("id", ""))
                     found["started"] = "1"

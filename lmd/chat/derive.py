@@ -438,7 +438,9 @@ def _closing_at(text: str, start: int, close: str) -> int:
     return len(text) if end < 0 else end + 1
 
 
-def _name_json(text: str, begin: int, which: int, name: int, id_at: int, brace: int, end: int) -> _Core:
+def _name_json(  # noqa: PLR0917
+    text: str, begin: int, which: int, name: int, id_at: int, brace: int, end: int
+) -> _Core:
     after = name + len(NAMES[which])
     if id_at >= 0:
         fields = {"name_id": text[after:id_at], "name_end": text[id_at + len(IDS[which]) : brace]}

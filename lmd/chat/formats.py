@@ -127,7 +127,8 @@ class Format:
             self.reasoning_start, self.reasoning_end, *self.wrappers, self.section_start, self.section_end,
             self.call_start, self.call_end, self.separator, self.id_end, self.name_id, self.name_end, self.key_start,
             self.key_end, self.type_end, self.value_end, self.arguments_end, *self.stops,
-            self.prefill, *(self.header or ()), *self.message_ends, "<|channel|><|constrain|>" if self.recipient else "",
+            self.prefill, *(self.header or ()), *self.message_ends,
+            "<|channel|><|constrain|>" if self.recipient else "",
             *(['<|"|>'] if self.style is Style.BRACES else []),
         )  # fmt: skip
         return tuple(dict.fromkeys(token for text in texts for token in tokens_in(text)))

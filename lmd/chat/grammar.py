@@ -14,7 +14,7 @@ from lmd.chat.markers import TOKEN
 from lmd.generation import Tool
 
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""One fixed style, the one that templates write (Python's): where blanks are free, small models fall into endless ones."""
+"""One fixed style, the one that templates write (Python's): where blanks are free, small models write endless ones."""
 
 _MARKED = re.compile(r'%%(until )?("(?:[^"\\]|\\.)*")%%')
 _GUIDANCE_KEYS = ("x-guidance",)
@@ -208,8 +208,10 @@ class CallGrammar:
             return f"{quoted(before + head)} {arguments} {quoted(after)}"
         key = json.dumps(keys.id)
         if keys.id_first:
-            return f"{quoted(before + key + ': ' + chr(34))} {self._id()} {quoted(chr(34) + ', ' + head)} {arguments} {quoted(after)}"
-        return f"{quoted(before + head)} {arguments} {quoted(', ' + key + ': ' + chr(34))} {self._id()} {quoted(chr(34) + after)}"
+            lead = f"{quoted(before + key + ': ' + chr(34))} {self._id()} {quoted(chr(34) + ', ' + head)}"
+            return f"{lead} {arguments} {quoted(after)}"
+        trail = f"{quoted(', ' + key + ': ' + chr(34))} {self._id()} {quoted(chr(34) + after)}"
+        return f"{quoted(before + head)} {arguments} {trail}"
 
     def _id(self) -> str:
         return "/[a-zA-Z0-9]{9}/" if self._format.short_ids else "/[a-zA-Z0-9_]{1,32}/"

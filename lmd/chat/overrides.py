@@ -107,6 +107,7 @@ def _minimax_m3(format_: Format) -> Format:
         key_end="",
         value_end="",
         separator="",
+        stops=("[e~[",),
     )
 
 
@@ -169,57 +170,55 @@ OVERRIDES = (
         "every message has a header with a recipient, and a call's name stands there too",
         ("to=self", "atem:function_calls"),
         _muse,
-    ),  # fmt: skip
+    ),
     Override(
         "functionary-v3.2",
         "the prompt ends with the marker that opens the answer's first part",
         (">>>", "all\\n"),
         _functionary,
-    ),  # fmt: skip
+    ),
     Override(
         "kimi-k2",
         "the id holds the name and a running number, so the rendering shows no id beside the name",
         ("<|tool_call_argument_begin|>", "functions."),
         _kimi,
-    ),  # fmt: skip
+    ),
     Override(
         "kimi-k3",
         "every marker is three tokens around a word, so no boundary between markers can be read off",
         ("<|open|>", "<|close|>", "<|sep|>"),
         _kimi_k3,
-    ),  # fmt: skip
+    ),
     Override("minimax-m3", "the arguments' names are tags, and values nest", ("]<]minimax[>[",), _minimax_m3),
     Override(
         "command-r-plus",
         "the generation prompt is text after the tools, so a rendered turn is followed by more",
         ("<|CHATBOT_TOKEN|>", "directly-answer"),
         _command_r_plus,
-    ),  # fmt: skip
+    ),
     Override(
         "granite-3.3",
         "calls are described in the system text, never rendered",
         ("<|tool_call|>", "<|start_of_role|>", "<response>"),
         _granite_33,
-    ),  # fmt: skip
+    ),
     Override("lfm2", "the tools are listed, calls are never rendered", ("<|tool_list_start|>",), _lfm2),
     Override(
         "lfm2.5", "the tools are listed, calls are never rendered", ("List of tools: [", "keep_past_thinking"), _lfm2
     ),
-    Override(
-        "smollm3", "calls are described in the system text, never rendered", ("xml_tools", "<tool_call>"), _hermes
-    ),
+    Override("smollm3", "calls are described in the system text, never rendered", ("named SmolLM",), _hermes),
     Override(
         "nemotron-nano-v2",
         "a last turn is shown as the continuation of an open reasoning block, with its end twice",
         ("<SPECIAL_12>", "<TOOLCALL>"),
         _nemotron,
-    ),  # fmt: skip
+    ),
     Override(
         "llama-3",
         "<|python_tag|> may stand before a call, and the template shows it only for built-in tools",
         ("<|eom_id|>", "<|python_tag|>", '"parameters": '),
         _llama3,
-    ),  # fmt: skip
+    ),
 )
 
 

@@ -13,8 +13,8 @@ ChatEvent = ReasoningDelta | TextDelta | ToolCallStart | ToolCallDelta | ToolCal
 class ChatParser:
     """Feed it the answer's text as it is generated; one for each choice.
 
-    The events joined do not depend on how the text was cut. ``tools``: the tools offered; without any, calls are not looked for
-    and text that looks like one stays text. ``reasoning_open``: the prompt ended inside a reasoning block.
+    The events joined do not depend on how the text was cut. ``tools``: the tools offered; without any, calls are not
+    looked for and text that looks like one stays text. ``reasoning_open``: the prompt ended inside a reasoning block.
     ``inline_reasoning``: the block stays in the text, markers included. ``constrained``: a grammar holds the calls to
     their schemas, so arguments are given out as they come; else each call is given out once it is whole, and
     one that turns out malformed is given back as text. A constrained call that ends early (length) has no ToolCallEnd.
@@ -100,10 +100,9 @@ class ChatParser:
             yield from self._reasoning(opened=True)
             trim = not self._inline
         while True:
-            if fresh:
-                if (yield from self._at_start(trim)):
-                    trim = True
-                    continue
+            if fresh and (yield from self._at_start(trim)):
+                trim = True
+                continue
             marker, wrote = yield from self._text(self._markers(fresh), trim, reasoning=False)
             fresh = fresh and not wrote
             if marker is None:

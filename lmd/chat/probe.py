@@ -139,9 +139,12 @@ def _probe_calls(template: Renders, shape: Shape, user: Mapping[str, Any]) -> Sh
                 turn = {"role": "assistant", "content": content, "tool_calls": [call(arguments, id_=id_)]}
                 # Without tools first: a template may print the definitions as Python prints them.
                 if any(_call_survives(template, shape, user, turn, tools) for tools in (False, True)):
+                    beside = {**turn, "content": _text(TEXT, shape)}
+                    shown = [rendered(template, [user, beside], tools=tools) or "" for tools in (False, True)]
                     return replace(
                         shape,
                         calls="tool_calls",
+                        text_beside_calls=any(VALUE in out for out in shown),
                         arguments=kind,  # type: ignore[arg-type]
                         call_content=content_kind,  # type: ignore[arg-type]
                         short_ids=short,
@@ -173,7 +176,7 @@ def _probe_reasoning(template: Renders, shape: Shape, user: Mapping[str, Any]) -
             for args in (None, template.reasoning_args("on")):
                 if THOUGHT in (rendered(template, [user, turn], args=args) or ""):
                     # Where the template shows it only with thinking on, the format is read off with thinking on.
-                    return replace(shape, reasoning=field, thinking_on=bool(args))  # type: ignore[arg-type]
+                    return replace(shape, reasoning=field, thinking_on=bool(args))
     parts = [{"type": "thinking", "thinking": THOUGHT}, {"type": "text", "text": TEXT}]
     out = rendered(template, [user, {"role": "assistant", "content": parts}]) or ""
     if THOUGHT in out and "'thinking'" not in out and '"thinking"' not in out:

@@ -46,7 +46,7 @@ def check_grammar(lark: str, param: str) -> None:
 
 @lru_cache(maxsize=512)
 def _problem(schema: str) -> str:
-    grammar = LLMatcher.grammar_from_json_schema(schema, overrides=JSON_STYLE)  # type: ignore[arg-type]
+    grammar = LLMatcher.grammar_from_json_schema(schema, overrides=JSON_STYLE)
     return _first_error(grammar)
 
 

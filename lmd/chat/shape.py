@@ -31,6 +31,8 @@ class Shape:
     """The field that the template shows earlier reasoning from; "": none, and earlier reasoning is left out."""
     calls: Literal["tool_calls", "blocks", ""] = ""
     """Where the template reads tool calls: "" means that it shows none."""
+    text_beside_calls: bool = True
+    """False: the template shows no calls in a message that has text, so the text is left out."""
     system: bool = True
     """False: system text is put in front of the first user message."""
     system_anywhere: bool = True
@@ -169,7 +171,11 @@ def _message(message: Message, shape: Shape, names: Mapping[str, str]) -> dict[s
         elif message.reasoning and shape.reasoning:
             out[shape.reasoning] = message.reasoning
         if calls:
-            if not message.text and wants == "text" and not isinstance(out["content"], list):
+            if (
+                (not message.text or not shape.text_beside_calls)
+                and wants == "text"
+                and not isinstance(out["content"], list)
+            ):
                 out["content"] = None if shape.call_content == "none" else ""
             out["tool_calls"] = [_call(call, shape) for call in calls]
     if message.role is Role.TOOL and message.tool_call_id is not None:

@@ -1,8 +1,8 @@
 """Markers in a Lark grammar, as the vocabulary has them.
 
-A chat format's markers (``<tool_call>``, ``[ARGS]``) are control tokens in some vocabularies and plain text in others, and
-only the vocabulary knows. So a grammar that comes over the process boundary names them by text, and they are resolved
-here, before llguidance reads it:
+A chat format's markers (``<tool_call>``, ``[ARGS]``) are control tokens in some vocabularies and plain text in others,
+and only the vocabulary knows. So a grammar that comes over the process boundary names them by text, and they are
+resolved here, before llguidance reads it:
 
     %%"<tool_call>"%%         this marker
     %%until "</think>"%%      any text up to this marker, and the marker
@@ -32,8 +32,7 @@ def resolve_markers(lark: str, control_token: Callable[[str], int | None]) -> st
             return f"({_FREE} <[{token}]>)" if match.group(1) else f"<[{token}]>"
         if not match.group(1):
             return literal
-        name = rules.setdefault(literal, f"until_{len(rules)}")
-        return name
+        return rules.setdefault(literal, f"until_{len(rules)}")
 
     text = _MARK.sub(resolved, lark)
     return text + "".join(f"\n{name}[suffix={literal}]: {_FREE}\n" for literal, name in rules.items())
