@@ -9,23 +9,16 @@ from typing import Protocol
 
 from lmd.engine.engine import Engine, Sink
 from lmd.engine.grammar import Grammars, GrammarSource, Guide
-from lmd.engine.llama import Backend, Context, Model, default_threads, fit
+from lmd.engine.llama import Backend
+from lmd.engine.opening import DEFAULT_PARALLEL, Opening
 from lmd.engine.sequence import SequenceSpec
-from lmd.engine.speculative import Drafter, DraftModel, PromptLookup, check_vocabularies
+from lmd.engine.speculative import Drafter, DraftModel, PromptLookup
 from lmd.errors import LmdError
 from lmd.generation import FinishReason, SamplingParams, Usage
 from lmd.loading import LoadedModel, LoadParams
 
-DEFAULT_PARALLEL = 4
-DEFAULT_BATCH = 512
-RETAINED_SLOTS = 4
-"""Slots beyond ``parallel``, which only keep prefixes. Few: each costs a row of logits."""
-
-
 PROMPT_LOOKUP = "prompt-lookup"
 """The draft "model" that needs no file: n-grams of the sequence itself."""
-DRAFT_OUTPUTS = 24
-"""Drafted tokens that one step verifies at most, all sequences together: each is a row of logits."""
 
 
 class ConstraintMessage(Protocol):
@@ -74,44 +67,20 @@ class EngineInstance:
         *,
         draft_path: str | None = None,
         free_memory: int = 0,
+        free_vram: int = 0,
         prompt_cache: int = 0,
         on_progress: Callable[[float], None] | None = None,
     ) -> None:
         started = time.monotonic()
-        model = Model(backend, path, params, on_progress)
-        parallel = params.parallel or DEFAULT_PARALLEL
-        n_batch = params.batch or DEFAULT_BATCH
-        n_slots = min(256, parallel + RETAINED_SLOTS)
-        if model.is_recurrent or model.is_hybrid:
-            n_slots = parallel + 1  # each slot there is a whole state, not a list of cells
-        n_outputs_max = n_slots + DRAFT_OUTPUTS
-        # What a context takes beside the cache: activations of one batch and the logits of every slot.
-        overhead = 64 * 2**20 + n_batch * model.n_embd * 32 + n_outputs_max * model.vocab.n_tokens * 8
-        room = max(1, free_memory - model.size - overhead) if free_memory else 0
-        context_length, n_cells = fit(model, params, room)
-        threads = params.threads or default_threads()
-        cache_type = params.kv_cache_type or "f16"
-        context = Context(
-            model,
-            n_cells=n_cells,
-            n_batch=n_batch,
-            n_seq_max=n_slots,
-            n_outputs_max=n_outputs_max,
-            n_threads=threads,
-            cache_type=cache_type,
-            flash_attention="auto" if params.flash_attention is None else params.flash_attention,
-            rope_freq_base=params.rope_freq_base or 0.0,
-            rope_freq_scale=params.rope_freq_scale or 0.0,
-        )
+        opening = Opening(backend, path, params, draft_path, free_memory=free_memory, free_vram=free_vram)
+        model, context, context_length = opening.open(on_progress)
+        shape = context.params
+        parallel, n_batch, n_outputs_max = params.parallel or DEFAULT_PARALLEL, shape.n_batch, shape.n_outputs_max
         self._lookup = PromptLookup()
         self._draft_model: DraftModel | None = None
-        if draft_path is not None:
-            draft = Model(backend, draft_path, LoadParams(gpu_layers=params.gpu_layers))
-            check_vocabularies(model, draft)
-            draft_context = Context(
-                draft, n_cells=n_cells, n_batch=n_batch, n_seq_max=n_slots, n_outputs_max=n_slots, n_threads=threads
-            )
-            self._draft_model = DraftModel(draft, draft_context, n_batch)
+        draft = opening.open_draft(model, context)
+        if draft is not None:
+            self._draft_model = DraftModel(*draft, n_batch)
         self._default_drafter: Drafter | None = self._draft_model
         if params.draft_model == PROMPT_LOOKUP:
             self._default_drafter = self._lookup
@@ -130,18 +99,16 @@ class EngineInstance:
             prompt_cache=prompt_cache,
         )
         vocab = model.vocab
-        on_gpu = any(device.kind in ("gpu", "igpu") for device in backend.facts().devices)
-        wanted = params.gpu_layers if isinstance(params.gpu_layers, int) else model.n_layers + 1
         self.loaded = LoadedModel(
             context_length=context_length,
             parallel=parallel,
             kv_cells=context.n_cells,
-            gpu_layers=min(wanted, model.n_layers + 1) if on_gpu else 0,
+            gpu_layers=model.gpu_layers,
             n_layers=model.n_layers,
-            threads=threads,
+            threads=shape.n_threads,
             batch=n_batch,
             flash_attention=context.flash_attention,
-            kv_cache_type=cache_type,
+            kv_cache_type=shape.cache_type,
             trained_context_length=model.trained_context_length,
             n_vocab=vocab.n_tokens,
             n_embd=model.n_embd,
@@ -155,6 +122,12 @@ class EngineInstance:
             can_shift=context.can_shift,
             partial_reuse=not (model.is_recurrent or model.is_hybrid),
             load_seconds=time.monotonic() - started,
+            vram_bytes=sum(
+                part.bytes_on(device.name)
+                for device in backend.devices()
+                if device.kind == "gpu"
+                for part in (model, context, *(draft or ()))
+            ),
         )
 
     @property

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ Logits = npt.NDArray[np.float32]
 
 #: libllama with what it links: ggml's registry of devices, its GGUF reader. Not `llama_cpp._ggml.libggml`: wheels hold
 #: copies where the build had links, so that is a second libggml, whose registry llama.cpp never looks at.
-native: Final[ctypes.CDLL] = _lib._lib
+libllama: Final[ctypes.CDLL] = _lib._lib
 
 CACHE_TYPES: Final = {
     "f32": _lib.GGML_TYPE_F32,
@@ -112,19 +113,18 @@ class NativeLog:
         if lines:
             sys.stderr.flush()
 
-    def on_device(self, name: str, *kinds: str) -> int:
-        """Bytes of the buffers on the device ``name``; of the given kinds, where any are given.
-
-        A buffer is named like its device, sometimes with more after it ("RPC0[host:port]"); one in RAM that a device
-        can read ("CUDA_Host") is not on it.
-        """
-        of_device = re.compile(re.escape(name) + r"(?![\w])")
-        return sum(
-            size for (kind, where), size in self.buffers.items() if of_device.match(where) and (not kinds or kind in kinds)
-        )
-
     def last_error(self) -> str:
         return self.errors[-1] if self.errors else ""
+
+
+def bytes_of(buffers: Mapping[tuple[str, str], int], *kinds: str, device: str | None = None) -> int:
+    """The bytes of all buffers of these ``kinds``, or of those on one device.
+
+    A buffer is named like its device, sometimes with more after it ("RPC0[host:port]"); one in RAM that a device can
+    read ("CUDA_Host") is not on it.
+    """
+    on_it = re.compile(re.escape(device) + r"(?!\w)" if device is not None else "")
+    return sum(size for (kind, name), size in buffers.items() if kind in kinds and on_it.match(name))
 
 
 class Backend:
@@ -133,6 +133,7 @@ class Backend:
     def __init__(self) -> None:
         self.log = NativeLog()
         _lib.llama_backend_init()
+        self.offloads = any(device.kind in ("gpu", "igpu") for device in self.devices())
 
     def facts(self) -> WorkerFacts:
         return WorkerFacts(
@@ -140,8 +141,12 @@ class Backend:
             llama_cpp_python=_package.__version__,
             llama_cpp=_text(_lib.llama_version()),
             system_info=_text(_lib.llama_print_system_info()).strip(),
-            devices=tuple(_devices()),
+            devices=self.devices(),
         )
+
+    def devices(self) -> tuple[Device, ...]:
+        """With the memory that is free now. The first call makes a GPU backend take its own (CUDA: a context)."""
+        return tuple(_devices())
 
 
 def _text(value: bytes | None) -> str:
@@ -150,7 +155,7 @@ def _text(value: bytes | None) -> str:
 
 def _devices() -> Iterator[Device]:
     """The devices in ggml's registry (ggml-backend.h); the bindings do not wrap these calls."""
-    ggml = native
+    ggml = libllama
     kinds = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel"}
     get, name, about, kind, memory = (
         ggml.ggml_backend_dev_get,
@@ -254,11 +259,29 @@ class Vocab:
 # ── model ─────────────────────────────────────────────────────────────────────────────────────
 
 
+@dataclass(frozen=True, slots=True)
+class SketchVocabulary:
+    """As many tokens as the file's vocabulary has, without their texts: reading those takes longer than the rest."""
+
+    architecture: str
+    n_tokens: int
+    """0: the file has no vocabulary to leave out."""
+
+    def overrides(self) -> Any:
+        """What makes llama.cpp read the file so: ``llama_model_kv_override[]``, ended by an empty key."""
+        native = (_lib.llama_model_kv_override * 3)()
+        if self.n_tokens:
+            native[0].key = b"tokenizer.ggml.model"
+            native[0].tag, native[0].value.val_str = _lib.LLAMA_KV_OVERRIDE_TYPE_STR, b"no_vocab"
+            native[1].key = f"{self.architecture}.vocab_size".encode()
+            native[1].tag, native[1].value.val_i64 = _lib.LLAMA_KV_OVERRIDE_TYPE_INT, self.n_tokens
+        return native
+
+
 class Model:
     """Weights and vocabulary. Raises LoadFailed with llama.cpp's own last words, InsufficientMemory where they say so.
 
-    ``gpu_layers``: layers to offload; None: all. ``sketch``: plan the load only, without weights and with this many
-    nameless tokens for a vocabulary (0: as the file has them).
+    ``gpu_layers``: layers to offload; None: all. ``sketch``: plan the load only, without weights.
     """
 
     def __init__(
@@ -269,13 +292,17 @@ class Model:
         on_progress: Callable[[float], None] | None = None,
         *,
         gpu_layers: int | None = None,
-        sketch: int | None = None,
+        sketch: "SketchVocabulary | None" = None,
     ) -> None:
         if not Path(path).is_file():
             raise LoadFailed(f"There is no file {path}.", hint="'lmctl ls' shows the models that are there.")
         native = _lib.llama_model_default_params()
         if gpu_layers is not None:
             native.n_gpu_layers = gpu_layers
+        nothing = (ctypes.c_void_p * 1)()
+        if gpu_layers == 0:
+            # Without this llama.cpp still takes VRAM: it computes long prompts there, with weights copied each time.
+            native.devices = ctypes.cast(nothing, ctypes.c_void_p)
         native.load_mode = {
             (True, True): _lib.LLAMA_LOAD_MODE_MMAP_MLOCK,
             (True, False): _lib.LLAMA_LOAD_MODE_MMAP,
@@ -297,9 +324,10 @@ class Model:
         native.progress_callback = progress
         if sketch is not None:
             native.no_alloc, native.load_mode = True, _lib.LLAMA_LOAD_MODE_NONE
-            if sketch:
-                native.kv_overrides = overrides = _nameless_vocabulary(path, sketch)
+            overrides = sketch.overrides()
+            native.kv_overrides = overrides
         backend.log.errors.clear()
+        before = backend.log.buffers.copy()
         self.pointer = _lib.llama_model_load_from_file(path.encode(), native)
         if not self.pointer:
             reason = backend.log.last_error() or "llama.cpp gave no reason"
@@ -314,16 +342,22 @@ class Model:
             )
         self.path = path
         self.backend = backend
+        self._buffers = backend.log.buffers - before
         self.vocab = Vocab(self.pointer)
         self.trained_context_length: int = _lib.llama_model_n_ctx_train(self.pointer)
         self.n_layers: int = _lib.llama_model_n_layer(self.pointer)
         self.n_embd: int = _lib.llama_model_n_embd(self.pointer)
         self.n_params: int = _lib.llama_model_n_params(self.pointer)
         self.size: int = _lib.llama_model_size(self.pointer)
+        self.gpu_layers = 0 if gpu_layers == 0 or not backend.offloads else min(gpu_layers or 2**31, self.n_layers + 1)
         self.is_recurrent: bool = _lib.llama_model_is_recurrent(self.pointer)
         self.is_hybrid: bool = _lib.llama_model_is_hybrid(self.pointer)
         if not _lib.llama_model_has_decoder(self.pointer) or _lib.llama_model_has_encoder(self.pointer):
             raise Unsupported("This model has an encoder; lmd generates with decoder-only models.")
+
+    def bytes_on(self, device: str) -> int:
+        """Weights on ``device``."""
+        return bytes_of(self._buffers, "model", device=device)
 
     def meta(self, key: str) -> str | None:
         """A scalar of the header as llama.cpp prints it; ``{arch}`` in ``key`` is filled in."""
@@ -393,65 +427,72 @@ class NoCells(Exception):
     """The KV cache has no room for this batch; nothing was changed."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextParams:
+    n_cells: int
+    n_batch: int
+    n_seq_max: int
+    n_outputs_max: int
+    n_threads: int
+    cache_type: str = "f16"
+    flash_attention: str | bool = "auto"
+    rope_freq_base: float = 0.0
+    rope_freq_scale: float = 0.0
+
+
 class Context:
     """A model's memory and compute buffers for ``n_seq_max`` sequences over one unified cache of ``n_cells``.
 
     Raises InsufficientMemory when llama.cpp cannot allocate it, LoadFailed on other refusals.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        n_cells: int,
-        n_batch: int,
-        n_seq_max: int,
-        n_outputs_max: int,
-        n_threads: int,
-        cache_type: str = "f16",
-        flash_attention: str | bool = "auto",
-        rope_freq_base: float = 0.0,
-        rope_freq_scale: float = 0.0,
-    ) -> None:
+    def __init__(self, model: Model, params: ContextParams) -> None:
         native = _lib.llama_context_default_params()
-        native.n_ctx = n_cells
-        native.n_batch = native.n_ubatch = n_batch
-        native.n_seq_max = n_seq_max
+        native.n_ctx = params.n_cells
+        native.n_batch = native.n_ubatch = params.n_batch
+        native.n_seq_max = params.n_seq_max
         # Bounds the logits buffers: n_batch rows of a 152 k vocabulary would be 300 MB.
-        native.n_outputs_max = native.n_outputs_max_per_seq = max(n_outputs_max, n_seq_max)
-        native.n_threads = native.n_threads_batch = n_threads
+        native.n_outputs_max = native.n_outputs_max_per_seq = max(params.n_outputs_max, params.n_seq_max)
+        native.n_threads = native.n_threads_batch = params.n_threads
         native.kv_unified = True
         native.swa_full = True  # a sliding-window cache that is cut short forgets what prefix reuse wants
-        native.type_k = native.type_v = CACHE_TYPES[cache_type]
-        native.flash_attn_type = {"auto": -1, False: 0, True: 1}[flash_attention]
-        native.rope_freq_base = rope_freq_base
-        native.rope_freq_scale = rope_freq_scale
+        native.type_k = native.type_v = CACHE_TYPES[params.cache_type]
+        native.flash_attn_type = {"auto": -1, False: 0, True: 1}[params.flash_attention]
+        native.rope_freq_base = params.rope_freq_base
+        native.rope_freq_scale = params.rope_freq_scale
         native.no_perf = True
         log = model.backend.log
         log.errors.clear()
-        before = dict(log.buffers)
+        before = log.buffers.copy()
         self.pointer = _lib.llama_init_from_model(model.pointer, native)
         if not self.pointer:
             reason = log.last_error() or "llama.cpp gave no reason"
             if "alloc" in reason or "memory" in reason:
                 raise InsufficientMemory(
-                    f"No memory for {n_cells} KV cells: {reason}.",
+                    f"No memory for {params.n_cells} KV cells: {reason}.",
                     hint="Load with a smaller context_length or parallel, or with kv_cache_type = 'q8_0'.",
                 )
             raise LoadFailed(f"llama.cpp cannot make a context: {reason}.")
+        self.params = params
         self.memory = _lib.llama_get_memory(self.pointer)
         self.n_vocab = model.vocab.n_tokens
         self._row = ctypes.c_float * self.n_vocab
         self.n_cells: int = _lib.llama_n_ctx(self.pointer)
-        self.n_seq_max = n_seq_max
-        self.flash_attention = log.flash_attention if flash_attention == "auto" else bool(flash_attention)
+        self.n_seq_max = params.n_seq_max
+        self.flash_attention = log.flash_attention if params.flash_attention == "auto" else bool(params.flash_attention)
         self.can_shift: bool = bool(_lib.llama_memory_can_shift(self.memory))
 
-        def grown(kind: str) -> int:
-            return int(log.buffers.get(kind, 0.0) - before.get(kind, 0.0))
+        self._buffers = log.buffers - before
+        self.kv_bytes = bytes_of(self._buffers, "KV", "RS")
+        self.compute_bytes = bytes_of(self._buffers, "compute", "output")
 
-        self.kv_bytes = grown("KV") + grown("RS")
-        self.compute_bytes = grown("compute") + grown("output")
+    def bytes_on(self, device: str) -> int:
+        """Cache and compute buffers on ``device``."""
+        return bytes_of(self._buffers, "KV", "RS", "compute", "output", device=device)
+
+    def compute_bytes_on(self, device: str) -> int:
+        """What of `compute_bytes` is on ``device``."""
+        return bytes_of(self._buffers, "compute", "output", device=device)
 
     def decode(self, batch: Batch) -> None:
         """Compute the batch. Raises NoCells, or RuntimeError when llama.cpp fails for good."""

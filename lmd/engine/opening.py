@@ -1,0 +1,138 @@
+"""Opening a model: what to offload, how large the context, and the trying again where memory was gone in between."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from lmd.engine.llama import Backend, Context, ContextParams, Model, default_threads, fit
+from lmd.engine.offload import Placement, Space, rooms_of, usable_devices, wanted, without
+from lmd.engine.sketch import Sketch, fit_to_devices
+from lmd.engine.speculative import check_vocabularies
+from lmd.errors import InsufficientMemory
+from lmd.loading import LoadParams
+
+DEFAULT_PARALLEL = 4
+DEFAULT_BATCH = 512
+RETAINED_SLOTS = 4
+"""Slots beyond ``parallel``, which only keep prefixes. Few: each costs a row of logits."""
+DRAFT_OUTPUTS = 24
+"""Drafted tokens that one step verifies at most, all sequences together: each is a row of logits."""
+
+OnProgress = Callable[[float], None]
+
+
+def context_params(model: Model, params: LoadParams) -> ContextParams:
+    """The context that a load makes for ``model``, but for its number of cells."""
+    parallel = params.parallel or DEFAULT_PARALLEL
+    n_slots = min(256, parallel + RETAINED_SLOTS)
+    if model.is_recurrent or model.is_hybrid:
+        n_slots = parallel + 1  # each slot there is a whole state, not a list of cells
+    return ContextParams(
+        n_cells=0,
+        n_batch=params.batch or DEFAULT_BATCH,
+        n_seq_max=n_slots,
+        n_outputs_max=n_slots + DRAFT_OUTPUTS,
+        n_threads=params.threads or default_threads(),
+        cache_type=params.kv_cache_type or "f16",
+        flash_attention="auto" if params.flash_attention is None else params.flash_attention,
+        rope_freq_base=params.rope_freq_base or 0.0,
+        rope_freq_scale=params.rope_freq_scale or 0.0,
+    )
+
+
+def _draft_context(main: ContextParams) -> ContextParams:
+    """A draft model holds what the main model holds, and predicts only after the last token."""
+    return ContextParams(
+        n_cells=main.n_cells,
+        n_batch=main.n_batch,
+        n_seq_max=main.n_seq_max,
+        n_outputs_max=main.n_seq_max,
+        n_threads=main.n_threads,
+    )
+
+
+@dataclass
+class Opening:
+    """One load. ``free_memory``, ``free_vram``: bytes that it may take; 0: no limit known (of VRAM: what is free)."""
+
+    backend: Backend
+    path: str
+    params: LoadParams
+    draft_path: str | None = None
+    free_memory: int = 0
+    free_vram: int = 0
+    placement: Placement | None = field(default=None, init=False)
+    """None: all in RAM, as there are no devices or they are not wanted."""
+
+    def open(self, on_progress: OnProgress | None = None) -> tuple[Model, Context, int]:
+        """The model, its context, and the most tokens of one sequence. Raises as `Model` and `Context` do.
+
+        Where llama.cpp gets less VRAM than was free a moment ago (other programs take of it too), it is opened again
+        with fewer layers offloaded, unless their number was asked for.
+        """
+        self.placement = self._place()
+        told = 0.0
+
+        def progress(fraction: float) -> None:
+            nonlocal told
+            if on_progress is not None and fraction >= told:  # a second try does not go back
+                told = fraction
+                on_progress(fraction)
+
+        while True:
+            try:
+                return self._try(progress)
+            except InsufficientMemory as exc:
+                layers = self.placement.gpu_layers if self.placement is not None else 0
+                if self.placement is None or not layers or isinstance(self.params.gpu_layers, int):
+                    raise
+                self.placement = replace(self.placement, gpu_layers=layers - max(1, layers // 8))
+                sys.stderr.write(f"<4>{exc.message} Trying again with {self.placement.gpu_layers} layers in VRAM.\n")
+
+    def open_draft(self, model: Model, context: Context) -> tuple[Model, Context] | None:
+        """The draft model, if there is one, and its context beside ``context``: it goes where the model went."""
+        if self.draft_path is None:
+            return None
+        layers = None if self.placement is not None and self.placement.gpu_layers else 0
+        if isinstance(self.params.gpu_layers, int):
+            layers = self.params.gpu_layers
+        draft = Model(self.backend, self.draft_path, self.params, gpu_layers=layers)
+        check_vocabularies(model, draft)
+        return draft, Context(draft, _draft_context(context.params))
+
+    def _place(self) -> Placement | None:
+        backend, params = self.backend, self.params
+        devices = usable_devices(backend.devices()) if params.gpu_layers != 0 else ()
+        if not devices:
+            return None
+        sketch = Sketch(backend, self.path, params, devices, lambda model: context_params(model, params))
+        want = wanted(params, sketch.trained_context_length, params.parallel or DEFAULT_PARALLEL)
+        rooms = rooms_of(devices, self.free_vram)
+        if self.draft_path is not None:
+            draft = Sketch(
+                backend, self.draft_path, params, devices, lambda model: _draft_context(context_params(model, params))
+            )
+            cost = draft.cost(draft.weights.n_layers, want.cells)
+            rooms = without(rooms, draft.weights.total + int(cost.cell * want.cells) + sum(cost.compute))
+        return fit_to_devices(sketch, want, Space(devices=rooms, ram=self.free_memory))
+
+    def _try(self, on_progress: OnProgress) -> tuple[Model, Context, int]:
+        placement = self.placement
+        layers = placement.gpu_layers if placement is not None else 0
+        model = Model(self.backend, self.path, self.params, on_progress, gpu_layers=layers)
+        try:
+            shape = context_params(model, self.params)
+            if placement is not None:
+                context_length, n_cells = placement.context_length, placement.cells
+            else:
+                context_length, n_cells = fit(model, self.params, self._room_for_cache(model, shape))
+            return model, Context(model, replace(shape, n_cells=n_cells)), context_length
+        except BaseException:
+            model.close()
+            raise
+
+    def _room_for_cache(self, model: Model, shape: ContextParams) -> int:
+        """Bytes of RAM for the cache; 0: any amount."""
+        # What a context takes beside the cache: activations of one batch and the logits of every slot.
+        overhead = 64 * 2**20 + shape.n_batch * model.n_embd * 32 + shape.n_outputs_max * model.vocab.n_tokens * 8
+        return max(1, self.free_memory - model.size - overhead) if self.free_memory else 0
