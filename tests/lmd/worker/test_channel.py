@@ -83,11 +83,15 @@ def test_two_ends_that_send_more_than_the_socket_holds_do_not_lock_each_other():
         text = "x" * 100_000
         count = 50
 
-        def send_all():
+        taken = []
+
+        def send_all_then_take_all():
             for id in range(count):
                 worker.send(Step([Output(id, text, 1)]))
+            while len(taken) < count:
+                taken.extend(worker.poll(None))
 
-        thread = threading.Thread(target=send_all)
+        thread = threading.Thread(target=send_all_then_take_all)
         thread.start()
         for id in range(count):
             daemon.send(Generate(id, [PromptText(text)], SamplingParams()))
@@ -95,9 +99,6 @@ def test_two_ends_that_send_more_than_the_socket_holds_do_not_lock_each_other():
         while len(got) < count:
             got += daemon.poll(None)
         thread.join()
-        taken = []
-        while len(taken) < count:
-            taken += worker.poll(None)
     assert [step.outputs[0].id for step in got] == list(range(count))
     assert [generate.id for generate in taken] == list(range(count))
     assert all(step.outputs[0].text == text for step in got)
