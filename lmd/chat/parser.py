@@ -103,7 +103,11 @@ class ChatParser:
             if fresh and (yield from self._at_start(trim)):
                 trim = True
                 continue
-            marker, wrote = yield from self._text(self._markers(fresh), trim, reasoning=False)
+            marker, wrote = None, False
+            if fresh and format_.reasoning_end:
+                marker = yield from self._leading((format_.reasoning_start.strip(), format_.reasoning_end.strip()))
+            if marker is None:
+                marker, wrote = yield from self._text(self._markers(), trim, reasoning=False)
             fresh = fresh and not wrote
             if marker is None:
                 return
@@ -182,11 +186,21 @@ class ChatParser:
     def _openings(self) -> tuple[str, ...]:
         return self._calls.openings if self._calls is not None else ()
 
-    def _markers(self, fresh: bool) -> tuple[str, ...]:
-        format_ = self._format
-        markers = [*self._openings(), *format_.wrappers]
-        if fresh and format_.reasoning_end:
-            markers += [format_.reasoning_start, format_.reasoning_end]
+    def _leading(self, markers: tuple[str, ...]) -> Generator[None, None, str | None]:
+        """Consume one of ``markers`` where nothing but blanks stands before it: later in a text they are text."""
+        stream = self._stream
+        while True:
+            rest = stream.text[stream.pos :]
+            body = rest.lstrip()
+            for marker in filter(None, markers):
+                if body.startswith(marker):
+                    stream.pos += len(rest) - len(body) + len(marker)
+                    return marker
+            if not any(marker.startswith(body) for marker in markers) or not (yield from stream.wait()):
+                return None
+
+    def _markers(self) -> tuple[str, ...]:
+        markers = [*self._openings(), *self._format.wrappers]
         return tuple(dict.fromkeys(marker.strip() for marker in markers if marker.strip()))
 
     def _at_start(self, trim: bool) -> Generator[None, None, bool]:
