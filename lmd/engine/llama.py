@@ -117,14 +117,9 @@ class NativeLog:
         return self.errors[-1] if self.errors else ""
 
 
-def bytes_of(buffers: Mapping[tuple[str, str], int], *kinds: str, device: str | None = None) -> int:
-    """The bytes of all buffers of these ``kinds``, or of those on one device.
-
-    A buffer is named like its device, sometimes with more after it ("RPC0[host:port]"); one in RAM that a device can
-    read ("CUDA_Host") is not on it.
-    """
-    on_it = re.compile(re.escape(device) + r"(?!\w)" if device is not None else "")
-    return sum(size for (kind, name), size in buffers.items() if kind in kinds and on_it.match(name))
+def bytes_of(buffers: Mapping[tuple[str, str], int], *kinds: str, where: str | None = None) -> int:
+    """The bytes of all buffers of these ``kinds``, or of those with the name ``where``."""
+    return sum(size for (kind, name), size in buffers.items() if kind in kinds and where in (None, name))
 
 
 class Backend:
@@ -148,37 +143,48 @@ class Backend:
         """With the memory that is free now. The first call makes a GPU backend take its own (CUDA: a context)."""
         return tuple(_devices())
 
+    def buffers_of(self, device: str) -> str:
+        """The name of the buffers in the memory of ``device`` (in llama.cpp's log; mostly the device's own)."""
+        pointer = libllama.ggml_backend_dev_by_name(device.encode())
+        return _text(libllama.ggml_backend_buft_name(libllama.ggml_backend_dev_buffer_type(pointer)))
+
 
 def _text(value: bytes | None) -> str:
     return (value or b"").decode("utf-8", "replace")
 
 
+def _declare_devices() -> None:
+    """Types of what is used of ggml-backend.h, which the bindings do not wrap."""
+    size, pointer, text = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_char_p
+    for name, result, arguments in (
+        ("ggml_backend_dev_count", size, []),
+        ("ggml_backend_dev_get", pointer, [size]),
+        ("ggml_backend_dev_by_name", pointer, [text]),
+        ("ggml_backend_dev_name", text, [pointer]),
+        ("ggml_backend_dev_description", text, [pointer]),
+        ("ggml_backend_dev_type", ctypes.c_int, [pointer]),
+        ("ggml_backend_dev_memory", None, [pointer, ctypes.POINTER(size), ctypes.POINTER(size)]),
+        ("ggml_backend_dev_buffer_type", pointer, [pointer]),
+        ("ggml_backend_buft_name", text, [pointer]),
+    ):
+        function = getattr(libllama, name)
+        function.restype, function.argtypes = result, arguments
+
+
+_declare_devices()
+
+
 def _devices() -> Iterator[Device]:
-    """The devices in ggml's registry (ggml-backend.h); the bindings do not wrap these calls."""
-    ggml = libllama
+    """The devices in ggml's registry."""
     kinds = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel"}
-    get, name, about, kind, memory = (
-        ggml.ggml_backend_dev_get,
-        ggml.ggml_backend_dev_name,
-        ggml.ggml_backend_dev_description,
-        ggml.ggml_backend_dev_type,
-        ggml.ggml_backend_dev_memory,
-    )
-    ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
-    get.argtypes, get.restype = [ctypes.c_size_t], ctypes.c_void_p
-    for function in (name, about):
-        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_char_p
-    kind.argtypes, kind.restype = [ctypes.c_void_p], ctypes.c_int
-    memory.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)]
-    memory.restype = None
-    for i in range(ggml.ggml_backend_dev_count()):
-        device = get(i)
+    for i in range(libllama.ggml_backend_dev_count()):
+        device = libllama.ggml_backend_dev_get(i)
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        memory(device, ctypes.byref(free), ctypes.byref(total))
+        libllama.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
         yield Device(
-            name=_text(name(device)),
-            description=_text(about(device)),
-            kind=kinds.get(kind(device), "accel"),  # type: ignore[arg-type]
+            name=_text(libllama.ggml_backend_dev_name(device)),
+            description=_text(libllama.ggml_backend_dev_description(device)),
+            kind=kinds.get(libllama.ggml_backend_dev_type(device), "accel"),  # type: ignore[arg-type]
             memory_total=total.value,
             memory_free=free.value,
         )
@@ -357,7 +363,7 @@ class Model:
 
     def bytes_on(self, device: str) -> int:
         """Weights on ``device``."""
-        return bytes_of(self._buffers, "model", device=device)
+        return bytes_of(self._buffers, "model", where=self.backend.buffers_of(device))
 
     def meta(self, key: str) -> str | None:
         """A scalar of the header as llama.cpp prints it; ``{arch}`` in ``key`` is filled in."""
@@ -474,6 +480,7 @@ class Context:
                 )
             raise LoadFailed(f"llama.cpp cannot make a context: {reason}.")
         self.params = params
+        self._backend = model.backend
         self.memory = _lib.llama_get_memory(self.pointer)
         self.n_vocab = model.vocab.n_tokens
         self._row = ctypes.c_float * self.n_vocab
@@ -488,11 +495,11 @@ class Context:
 
     def bytes_on(self, device: str) -> int:
         """Cache and compute buffers on ``device``."""
-        return bytes_of(self._buffers, "KV", "RS", "compute", "output", device=device)
+        return bytes_of(self._buffers, "KV", "RS", "compute", "output", where=self._backend.buffers_of(device))
 
     def compute_bytes_on(self, device: str) -> int:
         """What of `compute_bytes` is on ``device``."""
-        return bytes_of(self._buffers, "compute", "output", device=device)
+        return bytes_of(self._buffers, "compute", "output", where=self._backend.buffers_of(device))
 
     def decode(self, batch: Batch) -> None:
         """Compute the batch. Raises NoCells, or RuntimeError when llama.cpp fails for good."""
