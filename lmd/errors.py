@@ -9,7 +9,8 @@
     ├── Forbidden                 the token, address or origin may not do this
     ├── NotFound                  a named thing does not exist
     │   ├── ModelNotFound         no model, preset or alias of that name
-    │   └── InstanceNotFound      no loaded instance of that id
+    │   ├── InstanceNotFound      no loaded instance of that id
+    │   └── DownloadNotFound      no download of that id
     ├── AmbiguousModel            a short form that fits several models (lists them)
     ├── Conflict                  the thing exists, but not in a state that allows this
     ├── Overloaded                try again later (``retry_after`` seconds)
@@ -20,6 +21,9 @@
     ├── WorkerDied                the worker ended in the middle of the work
     ├── Unloaded                  the instance was unloaded by force under the request
     ├── ModelFileError            a file is not the model that it claims to be
+    ├── HubError                  the hub refuses, cannot be reached, or sends what is not what it said
+    │   └── Gated                 the hub wants an account that has been granted access
+    ├── DiskFull                  no room for what was to be written
     └── ConfigError               settings or presets that cannot be used (``problems``)
 
 A message says what happened and why; ``hint`` is the next thing to type or change.
@@ -97,6 +101,10 @@ class InstanceNotFound(NotFound):
     code = "instance_not_found"
 
 
+class DownloadNotFound(NotFound):
+    code = "download_not_found"
+
+
 class AmbiguousModel(LmdError):
     code = "ambiguous_model"
 
@@ -147,6 +155,18 @@ class ModelFileError(LmdError):
     code = "bad_model_file"
 
 
+class HubError(LmdError):
+    code = "hub_error"
+
+
+class Gated(HubError):
+    code = "gated_model"
+
+
+class DiskFull(LmdError):
+    code = "disk_full"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong in one file. ``line`` and ``column`` count from 1; 0 where unknown."""
@@ -186,11 +206,15 @@ BY_CODE: dict[str, type[LmdError]] = {
         NotFound,
         ModelNotFound,
         InstanceNotFound,
+        DownloadNotFound,
         Conflict,
         InsufficientMemory,
         LoadFailed,
         WorkerDied,
         Unloaded,
         ModelFileError,
+        HubError,
+        Gated,
+        DiskFull,
     )
 }

@@ -14,6 +14,16 @@ HTTP with JSON over a Unix socket. Plain answers are one of these as JSON; long 
                                            with estimate_only: Estimate, and nothing is loaded
     POST /unload  UnloadBody             → list[str]             (ids unloaded)
     GET  /events                         → ndjson: InstanceChanged | PresetsChanged, until closed
+    GET  /models/{key}                   → ModelDetail
+    POST /models/remove    RemoveBody    → Removed
+    GET  /hub/search?q=…[&format=][&n=]  → list[HubModel]
+    GET  /hub/model?name=…[&format=]     → HubModel              (owner/repo[@quant], or a link)
+    GET  /downloads                      → list[DownloadRow]
+    POST /downloads        GetBody       → DownloadRow           (one that runs already is joined)
+    GET  /downloads/{id}                 → DownloadRow
+    POST /downloads/{id}/pause|resume|cancel → DownloadRow
+    GET  /downloads/{id}/events          → ndjson: DownloadChanged*, until it rests (done, failed, paused, cancelled)
+    GET  /downloads/events               → ndjson: DownloadChanged* of all, until closed
     *    /v1/…                           → the HTTP API's own routes, whatever ``[server]`` says
 
 Errors are `Failure` with a 4xx or 5xx status. Times are Unix seconds, durations seconds, sizes bytes.
@@ -50,8 +60,123 @@ class ModelRow(Struct, omit_defaults=True):
     has_template: bool = False
     loaded: list[str] = []
     presets: list[str] = []
+    format: str = "gguf"
+    """gguf, or mlx, which is kept and listed but served by no engine of this build."""
+    publisher: str = ""
     error: str | None = None
     """Why the file cannot be served; then only key, path and size mean anything."""
+
+
+class MemoryRow(Struct):
+    """What serving with ``context_length`` tokens for each of ``parallel`` sequences is expected to take, in bytes."""
+
+    context_length: int
+    parallel: int
+    total: int
+    fits: str
+    """yes, unloading (once other models have left) or no."""
+
+
+class ModelDetail(Struct, omit_defaults=True):
+    model: ModelRow
+    files: list[str]
+    capabilities: list[str] = []
+    """chat, tool_use, reasoning, vision, embeddings."""
+    header: dict[str, object] = {}
+    """Metadata by key, without long arrays."""
+    template: str | None = None
+    memory: list[MemoryRow] = []
+
+
+class RemoveBody(Struct, omit_defaults=True):
+    model: str
+    force: bool = False
+    """Also while it is loaded: its instances are unloaded first."""
+    dry_run: bool = False
+
+
+class Removed(Struct, omit_defaults=True):
+    model: str
+    files: list[str]
+    freed: int
+    kept: list[str] = []
+    """Files of the model that another one needs as well."""
+    loaded: list[str] = []
+    """Instances that stood (or with ``dry_run`` stand) in the way."""
+
+
+# ── the hub and its downloads ─────────────────────────────────────────────────────────────────
+
+
+class HubVariant(Struct, omit_defaults=True):
+    """What can be fetched of a repository as one: a quantization, or all of an MLX repository."""
+
+    quantization: str
+    size: int
+    """Of all its files, the vision part with them."""
+    fits: str
+    """yes, unloading (once other models have left) or no."""
+    files: list[str] = []
+    on_disk: bool = False
+
+
+class HubModel(Struct, omit_defaults=True):
+    name: str
+    """owner/repo."""
+    format: str
+    variants: list[HubVariant]
+    proposed: str = ""
+    """The quantization to take where nobody says; "" where none fits."""
+    chosen: str = ""
+    """The quantization that the name itself asked for."""
+    downloads: int = 0
+    likes: int = 0
+    gated: bool = False
+    updated_at: float = 0.0
+
+
+class GetBody(Struct, omit_defaults=True):
+    model: str
+    """owner/repo, owner/repo@quant, or a link to a repository, a directory or a file."""
+    quantization: str | None = None
+    format: str | None = None
+    """gguf or mlx, where a repository has both."""
+
+
+class DownloadFile(Struct, omit_defaults=True):
+    path: str
+    size: int
+    received: int = 0
+
+
+class DownloadRow(Struct, omit_defaults=True):
+    id: str
+    model: str
+    """owner/repo."""
+    quantization: str
+    state: str
+    """queued, downloading, waiting (to try again), verifying, paused, completed, failed or cancelled."""
+    size: int
+    received: int = 0
+    rate: float = 0.0
+    """Bytes per second over the last seconds."""
+    eta: float | None = None
+    """Seconds."""
+    files: list[DownloadFile] = []
+    directory: str = ""
+    format: str = "gguf"
+    key: str = ""
+    """The model key that it is served under, once completed."""
+    created_at: float = 0.0
+    finished_at: float = 0.0
+    retry_in: float | None = None
+    note: str = ""
+    """Why it waits."""
+    error: str | None = None
+    code: str = ""
+    hint: str | None = None
+    already: bool = False
+    """All of it was on disk before it was asked for."""
 
 
 class InstanceRow(Struct, omit_defaults=True):
@@ -199,7 +324,11 @@ class PresetsChanged(Struct, tag="presets", tag_field="type"):
     problems: list[ProblemRow] = []
 
 
-ControlEvent = Progress | Done | Failure | InstanceChanged | PresetsChanged
+class DownloadChanged(Struct, tag="download", tag_field="type"):
+    download: DownloadRow
+
+
+ControlEvent = Progress | Done | Failure | InstanceChanged | PresetsChanged | DownloadChanged
 
 # ── notations and places that the daemon and lmctl share ──────────────────────────────────────
 

@@ -23,6 +23,9 @@ _STATUS: tuple[tuple[type[errors.LmdError], int], ...] = (
     (errors.WorkerDied, 500),
     (errors.ModelFileError, 500),
     (errors.ConfigError, 422),
+    (errors.Gated, 403),
+    (errors.HubError, 502),
+    (errors.DiskFull, 507),
 )
 
 
