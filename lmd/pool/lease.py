@@ -6,7 +6,7 @@ from lmd.errors import WorkerDied
 from lmd.loading import LoadedModel
 from lmd.pool.instance import Instance
 from lmd.worker.mailbox import Mailbox
-from lmd.worker.messages import Generate, PromptText, PromptTokens
+from lmd.worker.messages import Embedded, Generate, PromptText, PromptTokens, Tokens
 from lmd.worker.process import Worker
 
 
@@ -35,8 +35,20 @@ class Lease:
         self._answers.append(mailbox)
         return mailbox
 
+    async def embed(self, texts: Sequence[PromptText | PromptTokens], dimensions: int | None = None) -> Embedded:
+        """One vector of length 1 for each text. Unsupported where the model makes none."""
+        return await self._worker.embed(texts, dimensions)
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> Embedded:
+        """One score for each document. Unsupported where the model has no head for it."""
+        return await self._worker.rerank(query, documents)
+
     async def tokenize(self, prompt: Sequence[PromptText | PromptTokens], add_special: bool = True) -> list[int]:
-        return await self._worker.tokenize(prompt, add_special)
+        return (await self._worker.tokenize(prompt, add_special)).tokens
+
+    async def token_pieces(self, prompt: Sequence[PromptText | PromptTokens], add_special: bool = True) -> Tokens:
+        """As `tokenize`, with the bytes of each token."""
+        return await self._worker.tokenize(prompt, add_special, pieces=True)
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         return await self._worker.detokenize(tokens)

@@ -12,6 +12,7 @@ import asyncio
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from lmd.worker.mailbox import Mailbox
 from lmd.worker.messages import (
     Cancel,
     Detokenize,
+    Embed,
+    Embedded,
     EngineStats,
     Failed,
     Finished,
@@ -38,6 +41,7 @@ from lmd.worker.messages import (
     Progress,
     PromptText,
     PromptTokens,
+    Rerank,
     Step,
     Text,
     Tokenize,
@@ -80,6 +84,13 @@ def fake_loaded(params: LoadParams = LoadParams(), model_bytes: int = GIB) -> Lo
         partial_reuse=True,
         load_seconds=0.0,
     )
+
+
+def fake_vectors(request: Embed | Rerank) -> Embedded:
+    """Two components of 1 for each text, a score of 1 for each document; a token for each."""
+    n = len(request.texts if isinstance(request, Embed) else request.documents)
+    width = 2 if isinstance(request, Embed) else 1
+    return Embedded(request.id, width, struct.pack("<f", 1.0) * (width * n), n)
 
 
 class FakeWorker:
@@ -161,10 +172,23 @@ class FakeWorker:
         self.cancelled.append(id)
         self.open.pop(id, None)
 
-    async def tokenize(self, prompt: Sequence[PromptText | PromptTokens], add_special: bool = True) -> list[int]:
+    async def embed(self, texts: Sequence[PromptText | PromptTokens], dimensions: int | None = None) -> Embedded:
         if self._reason is not None:
             raise self._reason
-        return list("".join(part.text for part in prompt if isinstance(part, PromptText)).encode())
+        return fake_vectors(Embed(0, list(texts), dimensions))
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> Embedded:
+        if self._reason is not None:
+            raise self._reason
+        return fake_vectors(Rerank(0, query, list(documents)))
+
+    async def tokenize(
+        self, prompt: Sequence[PromptText | PromptTokens], add_special: bool = True, pieces: bool = False
+    ) -> Tokens:
+        if self._reason is not None:
+            raise self._reason
+        data = "".join(part.text for part in prompt if isinstance(part, PromptText)).encode()
+        return Tokens(0, list(data), [bytes([byte]) for byte in data] if pieces else None)
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         if self._reason is not None:
@@ -201,6 +225,7 @@ class _Child:
         self._socket = sock
         self._channel: Channel[ToWorker, FromWorker] = Channel(sock, ToWorker)
         self._open: dict[int, list[str]] = {}
+        self._waiting: set[int] = set()
 
     def run(self) -> None:
         """Greet, obey, and end when the daemon closes the connection."""
@@ -224,6 +249,14 @@ class _Child:
                 self._load(message)
             case Generate():
                 self._generate(message)
+            case Rerank() if message.query == "hang":
+                self._waiting.add(message.id)
+            case Embed() | Rerank():
+                self._channel.send(fake_vectors(message))
+            case Cancel() if message.id in self._waiting:
+                self._waiting.remove(message.id)
+                print(f"<4>request {message.id} was cancelled", file=sys.stderr, flush=True)
+                self._channel.send(Failed(message.id, "internal_error", "The request was cancelled."))
             case Cancel():
                 if self._open.pop(message.id, None) is not None:
                     self._channel.send(Finished(message.id, FinishReason.CANCELLED, Usage()))
@@ -232,7 +265,8 @@ class _Child:
                 if text == "bad":
                     self._channel.send(Failed(message.id, "invalid_request", "No tokens for this.", param="prompt"))
                 else:
-                    self._channel.send(Tokens(message.id, list(text.encode())))
+                    pieces = [bytes([byte]) for byte in text.encode()] if message.pieces else None
+                    self._channel.send(Tokens(message.id, list(text.encode()), pieces))
             case Detokenize():
                 self._channel.send(Text(message.id, bytes(message.tokens).decode()))
 

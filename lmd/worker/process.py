@@ -28,6 +28,8 @@ from lmd.worker.mailbox import Mailbox
 from lmd.worker.messages import (
     Cancel,
     Detokenize,
+    Embed,
+    Embedded,
     EngineStats,
     Failed,
     Finished,
@@ -39,6 +41,7 @@ from lmd.worker.messages import (
     Progress,
     PromptText,
     PromptTokens,
+    Rerank,
     Step,
     Text,
     Tokenize,
@@ -87,7 +90,15 @@ class Worker(Protocol):
     def generate(self, request: Generate) -> Mailbox:
         """Sends it at once, with an id of its own. Close the mailbox when leaving it early."""
 
-    async def tokenize(self, prompt: Sequence[PromptText | PromptTokens], add_special: bool = True) -> list[int]: ...
+    async def embed(self, texts: Sequence[PromptText | PromptTokens], dimensions: int | None = None) -> Embedded:
+        """One vector for each text. What is not computed when the caller leaves never is."""
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> Embedded:
+        """One score for each document; else as `embed`."""
+
+    async def tokenize(
+        self, prompt: Sequence[PromptText | PromptTokens], add_special: bool = True, pieces: bool = False
+    ) -> Tokens: ...
 
     async def detokenize(self, tokens: Sequence[int]) -> str: ...
 
@@ -290,22 +301,36 @@ class WorkerProcess:
         self._send(msgspec.structs.replace(request, id=mailbox.id))
         return mailbox
 
-    async def tokenize(self, prompt: Sequence[PromptText | PromptTokens], add_special: bool = True) -> list[int]:
-        tokens: list[int] = await self._call(lambda id: Tokenize(id, list(prompt), add_special))
+    async def embed(self, texts: Sequence[PromptText | PromptTokens], dimensions: int | None = None) -> Embedded:
+        answer: Embedded = await self._call(lambda id: Embed(id, list(texts), dimensions))
+        return answer
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> Embedded:
+        answer: Embedded = await self._call(lambda id: Rerank(id, query, list(documents)))
+        return answer
+
+    async def tokenize(
+        self, prompt: Sequence[PromptText | PromptTokens], add_special: bool = True, pieces: bool = False
+    ) -> Tokens:
+        tokens: Tokens = await self._call(lambda id: Tokenize(id, list(prompt), add_special, pieces))
         return tokens
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         text: str = await self._call(lambda id: Detokenize(id, list(tokens)))
         return text
 
-    async def _call(self, request: Callable[[int], Tokenize | Detokenize]) -> Any:
+    async def _call(self, request: Callable[[int], Embed | Rerank | Tokenize | Detokenize]) -> Any:
         if self._reason is not None:
             raise _again(self._reason)
         id = next(self._ids)
         # A caller that leaves cancels the future; its entry stays until the answer comes.
         future = self._calls[id] = self._loop.create_future()
         self._send(request(id))
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._cancel(id)
+            raise
 
     def _cancel(self, id: int) -> None:
         # The closed mailbox stays until the worker says that the sequence ended, and takes what still comes.
@@ -345,8 +370,8 @@ class WorkerProcess:
                 self._settle(self._calls.pop(message.id), error_of(message))
             case Failed():
                 self._mailboxes.pop(message.id).fail(error_of(message))
-            case Tokens():
-                self._settle(self._calls.pop(message.id), message.tokens)
+            case Embedded() | Tokens():
+                self._settle(self._calls.pop(message.id), message)
             case Text():
                 self._settle(self._calls.pop(message.id), message.text)
             case Progress() if self._loading is not None and not self._loading.done():

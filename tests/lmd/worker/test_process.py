@@ -2,6 +2,7 @@ import asyncio
 import logging
 import os
 import signal
+import struct
 import sys
 from pathlib import Path
 
@@ -61,9 +62,29 @@ async def test_loads_with_progress_and_answers(spawn):
     assert isinstance(items[0], Prefilled)
     assert "".join(item.text for item in items if isinstance(item, Output)) == "onetwothree"
     assert isinstance(items[-1], Finished)
-    assert await worker.tokenize([PromptText("ab")]) == [97, 98]
+    assert (await worker.tokenize([PromptText("ab")])).tokens == [97, 98]
+    assert (await worker.tokenize([PromptText("ab")], pieces=True)).pieces == [b"a", b"b"]
     assert await worker.detokenize([97, 98]) == "ab"
     assert worker.stats is not None
+
+
+async def test_vectors_and_scores_come_back_whole(spawn):
+    worker = await spawn()
+    embedded = await worker.embed([PromptText("one"), PromptText("two")])
+    assert (embedded.width, embedded.n_tokens, struct.unpack("<4f", embedded.data)) == (2, 2, (1.0,) * 4)
+    assert (await worker.rerank("query", ["a", "b", "c"])).data == struct.pack("<3f", 1, 1, 1)
+
+
+async def test_leaving_a_call_early_cancels_it_in_the_worker(spawn, caplog):
+    worker = await spawn()
+    call = asyncio.ensure_future(worker.rerank("hang", ["a"]))
+    await worker.embed([PromptText("b")])  # frames are answered in order: the other one has arrived
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await worker.embed([PromptText("c")])
+    await worker.stop(30)
+    assert "was cancelled" in caplog.text
 
 
 async def test_many_streams_at_once_each_get_their_own(spawn):
