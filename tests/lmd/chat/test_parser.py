@@ -35,10 +35,18 @@ TAGGED = Format(
 MISTRAL = Format(style=Style.NAME_JSON, call_start="[TOOL_CALLS]", name_end="[ARGS]", parallel=True, short_ids=True)
 LLAMA = Format(style=Style.JSON, json=JsonKeys(arguments="parameters"), wrappers=("<|python_tag|>",))
 ARRAY = Format(
-    style=Style.JSON, json=JsonKeys(array=True), section_start="<tool_calls>", section_end="</tool_calls>", parallel=True
+    style=Style.JSON,
+    json=JsonKeys(array=True),
+    section_start="<tool_calls>",
+    section_end="</tool_calls>",
+    parallel=True,
 )
 PYTHONIC = Format(
-    style=Style.PYTHONIC, section_start="<|tool_call_start|>", section_end="<|tool_call_end|>", escapes=True, parallel=True
+    style=Style.PYTHONIC,
+    section_start="<|tool_call_start|>",
+    section_end="<|tool_call_end|>",
+    escapes=True,
+    parallel=True,
 )
 BRACES = Format(style=Style.BRACES, call_start="<|tool_call>call:", call_end="<tool_call|>", parallel=True)
 NAMED = {candidate.name: candidate.change(Format()) for candidate in OVERRIDES}
@@ -182,7 +190,9 @@ def test_tagged_values_take_their_types_from_the_schema() -> None:
 
 
 def test_pythonic_literals_become_json() -> None:
-    got = whole(PYTHONIC, "<|tool_call_start|>[get_weather(city='it\\'s', n=2, l=['a', \"b\"]), now()]<|tool_call_end|>")
+    got = whole(
+        PYTHONIC, "<|tool_call_start|>[get_weather(city='it\\'s', n=2, l=['a', \"b\"]), now()]<|tool_call_end|>"
+    )
     assert json.loads(got.calls[0][1]) == {"city": "it's", "n": 2, "l": ["a", "b"]}
     assert got.calls[1] == ("now", "{}", True)
 
@@ -218,7 +228,21 @@ MARKERS = sorted(
         for token in (*format_.preserved, format_.call_start, format_.call_end, format_.section_start, format_.name_end)
         if token
     }
-    | {'{"name": "now", "arguments": {}}', '{"name": "now"', "now", "get_weather", "(", ")", "[", "]", "{", "}", ":", ",", '"'}
+    | {
+        '{"name": "now", "arguments": {}}',
+        '{"name": "now"',
+        "now",
+        "get_weather",
+        "(",
+        ")",
+        "[",
+        "]",
+        "{",
+        "}",
+        ":",
+        ",",
+        '"',
+    }
     | {"city=", "'x'", '"city": "y"', "<parameter=city>", "functions", " to=functions.now", "assistant", "\n", " "}
 )
 SOUP = st.lists(st.one_of(st.sampled_from(MARKERS), st.text(max_size=6)), max_size=25).map("".join)
