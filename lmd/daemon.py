@@ -22,6 +22,7 @@ from lmd.api.listen import ControlSocket, bind_http, bound_hosts, url_of
 from lmd.api.served import wanted_of
 from lmd.api.services import Services
 from lmd.config.store import ConfigStore, Reloaded
+from lmd.conversations import Conversations
 from lmd.errors import LmdError
 from lmd.library.catalog import Catalog
 from lmd.pool.pool import Pool
@@ -61,7 +62,16 @@ class Daemon:
         self._notifier = systemd.Notifier()
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
-        self._services = Services(config=self._config, catalog=self._catalog, pool=self._pool, reload=self.reload)
+        self._conversations = Conversations(
+            settings.paths.state / "conversations.db", lambda: self._config.snapshot.settings.conversations
+        )
+        self._services = Services(
+            config=self._config,
+            catalog=self._catalog,
+            pool=self._pool,
+            conversations=self._conversations,
+            reload=self.reload,
+        )
 
     async def run(self) -> int:
         """Serve until a signal says stop. Returns the exit code. LmdError when it cannot start."""
@@ -80,6 +90,7 @@ class Daemon:
                 tasks = [
                     asyncio.create_task(_lasting(self._config.watch(), "following the presets")),
                     asyncio.create_task(_lasting(self._catalog.watch(), "following the models")),
+                    asyncio.create_task(_lasting(self._conversations.keep_limits(), "keeping conversations")),
                     asyncio.create_task(_lasting(self._show_life(), "the service manager's watchdog")),
                 ]
                 await self._preload()
@@ -262,6 +273,7 @@ class Daemon:
                 await self._services.activity.idle()
         for runner in runners:
             await runner.cleanup()
+        await self._conversations.close()
         listening.close()
 
 

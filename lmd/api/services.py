@@ -13,6 +13,7 @@ from lmd.api.activity import Activity
 
 if TYPE_CHECKING:
     from lmd.config.store import ConfigStore, Reloaded
+    from lmd.conversations import Conversations
     from lmd.library.catalog import Catalog
     from lmd.pool.pool import Pool
 
@@ -24,6 +25,7 @@ class Services:
     config: ConfigStore
     catalog: Catalog
     pool: Pool
+    conversations: Conversations
     reload: Callable[[], Awaitable[Reloaded]]
     """Read the operator's files anew and apply what changed; how SIGHUP and ``POST /reload`` are one thing."""
     activity: Activity = field(default_factory=Activity)

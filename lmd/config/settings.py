@@ -60,6 +60,8 @@ class Server(Section):
     """Bytes."""
     drain_timeout: Duration = 30.0
     """Seconds that open answers get to end after a stop was asked for."""
+    management: Literal["local"] | bool = "local"
+    """Whether models may be loaded, unloaded and fetched over HTTP. "local": from this machine's loopback only."""
 
 
 class Control(Section):
@@ -96,6 +98,15 @@ class Models(Section):
     """Seconds that a request waits for memory or a sequence."""
 
 
+class Conversations(Section):
+    """Answers that requests may continue by their id."""
+
+    max_age: Duration = 30 * 86400.0
+    """Seconds since it was last added to, after which a conversation is forgotten; 0: none is stored."""
+    max_size: Size = 256 * MiB
+    """Bytes of all of them, of which the longest unused are forgotten first; 0: none is stored."""
+
+
 class Defaults(Section):
     load: LoadParams = LoadParams()
     sampling: SamplingParams = SamplingParams()
@@ -115,6 +126,7 @@ class Settings(BaseSettings):
     control: Control = Control()
     paths: Paths = Paths()
     models: Models = Models()
+    conversations: Conversations = Conversations()
     defaults: Defaults = Defaults()
     log: Log = Log()
 

@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from lmd.api.app import client_app, control_app
 from lmd.api.services import Services
 from lmd.config.store import ConfigStore, Reloaded
+from lmd.conversations import Conversations
 from lmd.library.catalog import Catalog
 from lmd.pool.pool import Pool
 from lmd.worker.fake import FakeWorker
@@ -74,7 +75,8 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
         return config.reload()
 
     pool = Pool(lambda: config.snapshot.settings.models, spawn=spawn)
-    services = Services(config=config, catalog=catalog, pool=pool, reload=reload)
+    conversations = Conversations(tmp_path / "conversations.db", lambda: config.snapshot.settings.conversations)
+    services = Services(config=config, catalog=catalog, pool=pool, conversations=conversations, reload=reload)
     await pool.start()
     clients = []
     for app in (client_app(services, lambda: {"127.0.0.1"}), control_app(services)):
@@ -84,5 +86,6 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
         yield Stack(services, clients[0], clients[1], workers)
     finally:
         await pool.stop()
+        await conversations.close()
         for client in clients:
             await client.close()
