@@ -42,6 +42,8 @@ class ChatParser:
         self._in_reasoning = reasoning_open and format_.reasoning
         self._opened = self._in_reasoning
         self._flushed = False
+        self._gap = ""
+        """The blanks dropped before the last marker: they come back with it if it was none."""
         self.reasoning_tokens = 0
         self._run = self._answer()
         next(self._run)
@@ -215,6 +217,7 @@ class ChatParser:
             char = yield from stream.blanks()
         if char and char in self._calls.bare:
             lead = stream.text[stream.keep : stream.pos]
+            self._gap = ""
             if (yield from self._call("", reasoning=False)):
                 return True
             self._write(lead.lstrip() if trim else lead, reasoning=False)
@@ -262,7 +265,9 @@ class ChatParser:
                     yield from stream.wait()
                     continue
                 keep_blanks = self._inline and reasoning
-                wrote |= self._write(rest[:at] if keep_blanks else rest[:at].rstrip(), reasoning=reasoning)
+                written = rest[:at] if keep_blanks else rest[:at].rstrip()
+                wrote |= self._write(written, reasoning=reasoning)
+                self._gap = rest[len(written) : at]
                 stream.pos += at + len(marker)
                 return marker, wrote
             if stream.closed:
@@ -301,7 +306,7 @@ class ChatParser:
             called = self._sink.count > before
         stream.keep = None
         if not called:
-            self._write(marker, reasoning=reasoning)
+            self._write(self._gap + marker, reasoning=reasoning)
         return called
 
 

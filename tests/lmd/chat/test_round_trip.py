@@ -1,7 +1,7 @@
 """Round trip over the chat templates that llama.cpp ships: what is rendered is read back, however it is cut.
 
-`SHOWN` says what each template's rendering holds of nine turns (`TURNS`): ``R`` reasoning, ``T`` text, the number of calls;
-``no``: the template refuses. What a template leaves out cannot come back; what it shows must.
+`SHOWN` says what each template's rendering holds of nine turns (`TURNS`): ``R`` reasoning, ``T`` text, the number of
+calls; ``no``: the template refuses. What a template leaves out cannot come back; what it shows must.
 """
 
 import json

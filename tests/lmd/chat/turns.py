@@ -201,9 +201,8 @@ class Rendering:
         format_ = self.format
         candidates = [prompt]
         opened = prompt[common_prefix(base, prompt) :]
-        for marker in (format_.reasoning_start, format_.reasoning_end):
-            if marker and marker in opened:
-                candidates.append(prompt[: prompt.rindex(marker)])
+        markers = [marker for marker in (format_.reasoning_start, format_.reasoning_end) if marker and marker in opened]
+        candidates += [prompt[: prompt.rindex(marker)] for marker in markers]
         if format_.reasoning_start and format_.reasoning_start in opened:
             candidates.append(prompt[: len(prompt) - len(opened) + opened.index(format_.reasoning_start)])
         for candidate in sorted(candidates, key=len, reverse=True):
