@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from lmd.library.header import Header
-from lmd.loading import DEFAULT_CONTEXT_LENGTH, LoadedModel, LoadParams, WorkerFacts
+from lmd.loading import DEFAULT_CONTEXT_LENGTH, Device, LoadedModel, LoadParams, WorkerFacts
 from lmd.worker.cgroup import anonymous_bytes, system_memory
 
 MIB = 2**20
@@ -103,20 +103,35 @@ def estimate(header: Header, load: LoadParams, draft: Header | None = None, vram
     amount = weights + kv + compute + drafted
 
     share = _offloaded_share(header, load, amount, vram)
-    full, floor = _split(amount, share), _split(amount - saved, share)
+    stays = _stays_in_ram(header, share)
+    full, floor = _split(amount, share, stays, vram), _split(amount - saved, share, stays, vram)
     return Need(full, floor, weights=weights, kv=kv, compute=compute, draft=drafted)
 
 
 def measured(need: Need, loaded: LoadedModel) -> Memory:
-    """What the loaded instance takes: the worker's word where all is in RAM, else the estimate's split of it."""
-    if need.full.vram:
-        return need.full
-    return Memory(PROCESS_BYTES + loaded.model_bytes + loaded.kv_bytes + loaded.compute_bytes + need.draft)
+    """What the loaded instance takes, by the worker's word."""
+    amount = loaded.model_bytes + loaded.kv_bytes + loaded.compute_bytes + need.draft
+    return Memory(PROCESS_BYTES + max(0, amount - loaded.vram_bytes), loaded.vram_bytes)
 
 
-def _split(amount: int, share: float) -> Memory:
-    vram = int(amount * share)
-    return Memory(PROCESS_BYTES + amount - vram, vram)
+def _split(amount: int, share: float, stays: int, vram: int) -> Memory:
+    """``amount`` divided between RAM and VRAM, with what the worker's own, exact plan may differ by.
+
+    ``stays``: bytes that are in RAM although their layers are offloaded.
+    """
+    offloaded = int(amount * share)
+    promised = max(offloaded, min(vram, offloaded * 9 // 8 + 128 * MIB)) if offloaded else 0
+    return Memory(PROCESS_BYTES + amount - offloaded + stays, promised)
+
+
+def _stays_in_ram(header: Header, share: float) -> int:
+    """The input embedding and the buffers between host and device; where only a part is offloaded, layers are whole
+    and devices keep a margin: two layers may stay more than the share says."""
+    if not share:
+        return 0
+    blocks = header.block_bytes
+    outside = header.tensor_bytes - sum(blocks) if blocks else 0
+    return outside + 64 * MIB + (2 * max(blocks, default=0) if share < 1 else 0)
 
 
 def _offloaded_share(header: Header, load: LoadParams, amount: int, vram: int) -> float:
@@ -221,8 +236,18 @@ def budget(reading: Reading, holdings: Iterable[Holding], limit: Any = "auto", v
 
 
 def device_memory(facts: WorkerFacts | None, promised: Memory = Memory()) -> int:
-    """Bytes of VRAM for us in all: what was free when the worker said hello, and what our instances had then."""
+    """Bytes of VRAM for us in all: what was free when the worker said hello, and what our instances had then.
+
+    A margin stays free on each device, as in `lmd.engine.offload`: backends take memory beside llama.cpp's buffers.
+    """
     if facts is None:
         return 0
-    free = sum(device.memory_free for device in facts.devices if device.kind == "gpu")
-    return free + promised.vram if free else promised.vram
+    cards = [device for device in facts.devices if device.kind == "gpu"]
+    usable = sum(max(0, card.memory_total - _device_margin(card)) for card in cards)
+    free = sum(max(0, card.memory_free - _device_margin(card)) for card in cards)
+    # An instance that is being loaded was promised what it has not taken yet: that is free still, and not there twice.
+    return min(usable, free + promised.vram)
+
+
+def _device_margin(device: Device) -> int:
+    return min(2**30, device.memory_total // 8)
