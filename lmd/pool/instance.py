@@ -1,4 +1,4 @@
-"""One model in memory, or on its way there. Plain state: `lmd.pool.pool.Pool` is the only one who changes it."""
+"""One model in memory, or on its way there. Plain state, which nothing outside `lmd.pool.pool.Pool` changes."""
 
 import asyncio
 from collections.abc import Callable

@@ -57,7 +57,8 @@ class Pool:
     ) -> None:
         self._settings = settings
         self._clock = clock or LoopClock()
-        self._lifecycle = Lifecycle(settings, spawn, memory, self._clock, lambda: self._pump.run())
+        # Through a name that is bound below: each of the two needs the other.
+        self._lifecycle = Lifecycle(settings, spawn, memory, self._clock, lambda: self._pump.run())  # noqa: PLW0108
         self._instances = self._lifecycle.instances
         self._crashes = self._lifecycle.crashes
         self._pump = Pump(self._lifecycle, settings, self._clock)

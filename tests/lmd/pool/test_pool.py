@@ -514,35 +514,21 @@ async def test_preload_goes_on_after_a_failure(rig):
     assert rig.states()["c"] == "ready"
 
 
-async def test_drain_refuses_new_leases_and_waits_for_the_open_ones(rig):
-    request = rig.request(C)
-    await settle()
-    await rig.finish_loads(1)
-    drain = asyncio.ensure_future(rig.pool.drain(30))
-    await settle()
-    with pytest.raises(Draining):
-        await rig.request(C)
-    with pytest.raises(Draining):
-        await rig.pool.load(C)
-    assert not drain.done()
-    await rig.answer(rig.of("c"))
-    assert await drain
-    await request
-
-
-async def test_drain_gives_up_after_its_limit_and_stop_ends_the_rest_with_an_error(rig):
+async def test_stop_ends_what_runs_and_what_waits_with_an_error(rig):
     request, waiting = rig.request(A), rig.request(A)
     await settle()
     await rig.finish_loads(6)
     queued = rig.request(B)
-    drain = asyncio.ensure_future(rig.pool.drain(30))
-    await rig.advance(31)
-    assert not await drain
+    await settle()
     await rig.pool.stop()
     for each in (request, waiting, queued):
         with pytest.raises(Draining):
             await each
     assert rig.pool.rows() == []
+    with pytest.raises(Draining):
+        await rig.request(C)
+    with pytest.raises(Draining):
+        await rig.pool.load(C)
 
 
 async def test_leaving_the_lease_cancels_what_it_generates(rig):
