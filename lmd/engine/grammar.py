@@ -16,6 +16,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 from llguidance.llamacpp import lltokenizer_from_vocab
 
 from lmd.engine.llama import Logits, Vocab
+from lmd.engine.marked import resolve_markers
 from lmd.errors import InvalidRequest, LmdError
 
 #: One fixed style, the one that models have seen most (Python's json.dumps). Where blanks are free, small models
@@ -151,7 +152,7 @@ class Grammars:
                 case "gbnf":
                     grammar = LLMatcher.grammar_from_lark(any_to_lark(source.source))
                 case "lark":
-                    grammar = LLMatcher.grammar_from_lark(source.source)
+                    grammar = LLMatcher.grammar_from_lark(resolve_markers(source.source, self._control_token))
                 case other:
                     raise InvalidRequest(f"There is no constraint of kind '{other}'.", param="response_format")
         except LmdError:
@@ -168,6 +169,12 @@ class Grammars:
             self._vocab.n_tokens,
             triggers=tuple(trigger.encode() for trigger in source.triggers),
         )
+
+    def _control_token(self, text: str) -> int | None:
+        """The token that is ``text``, where llguidance takes it for a token and not for characters."""
+        assert self._tokenizer is not None
+        ids = self._vocab.tokenize(text, special=True)
+        return ids[0] if len(ids) == 1 and self._tokenizer.is_special_token(ids[0]) else None
 
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)

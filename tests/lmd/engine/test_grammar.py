@@ -101,6 +101,12 @@ def test_a_special_token_can_be_demanded_by_name(driver: Driver) -> None:
     assert answer.text in ("<tool_call>\ntrue\n</tool_call>", "<tool_call>\nfalse\n</tool_call>")
 
 
+def test_markers_are_tokens_where_the_vocabulary_has_them_and_text_where_not(driver: Driver) -> None:
+    answer = ask(driver, "Hello", "lark", 'start: %%"<tool_call>"%% "a" %%"[ARGS]"%% "b" %%"</tool_call>"%%')
+    assert answer.text == "<tool_call>a[ARGS]b</tool_call>"
+    assert ask(driver, "Hello", "lark", 'start: %%until "?"%% " Yes."').text == "Hello! How can I help you? Yes."
+
+
 def test_a_grammar_that_cannot_be_read_is_refused_before_any_token(driver: Driver) -> None:
     for kind, source in [
         ("json_schema", "{"),
