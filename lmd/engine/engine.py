@@ -100,6 +100,11 @@ class Engine:
     def n_queued(self) -> int:
         return len(self._queue)
 
+    @property
+    def n_cells_used(self) -> int:
+        """KV cells that hold something, kept prefixes included."""
+        return self.slots.n_used
+
     def encode(self, parts: Seq[tuple[str, bool] | list[int]], *, add_special: bool) -> list[int]:
         """Token ids of a prompt: (text, may hold control tokens) or ready ids; BOS first where the model wants it."""
         tokens: list[int] = []

@@ -7,13 +7,14 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Protocol
 
+from lmd.engine.encoder import apply_adapters
 from lmd.engine.engine import Engine, Sink
 from lmd.engine.grammar import Grammars, GrammarSource, Guide
 from lmd.engine.llama import Backend
 from lmd.engine.opening import DEFAULT_PARALLEL, Opening
 from lmd.engine.sequence import SequenceSpec
 from lmd.engine.speculative import Drafter, DraftModel, PromptLookup
-from lmd.errors import LmdError
+from lmd.errors import LmdError, Unsupported
 from lmd.generation import FinishReason, SamplingParams, Usage
 from lmd.loading import LoadedModel, LoadParams
 
@@ -74,6 +75,7 @@ class EngineInstance:
         started = time.monotonic()
         opening = Opening(backend, path, params, draft_path, free_memory=free_memory, free_vram=free_vram)
         model, context, context_length = opening.open(on_progress)
+        n_adapter_bytes = apply_adapters(model, context, params.adapters or ())
         shape = context.params
         parallel, n_batch, n_outputs_max = params.parallel or DEFAULT_PARALLEL, shape.n_batch, shape.n_outputs_max
         self._lookup = PromptLookup()
@@ -113,7 +115,7 @@ class EngineInstance:
             n_vocab=vocab.n_tokens,
             n_embd=model.n_embd,
             n_params=model.n_params,
-            model_bytes=model.size,
+            model_bytes=model.size + n_adapter_bytes,
             kv_bytes=context.kv_bytes,
             compute_bytes=context.compute_bytes,
             bos_text=vocab.text(vocab.bos),
@@ -155,6 +157,14 @@ class EngineInstance:
         source = GrammarSource(constraint.kind, constraint.source, tuple(constraint.triggers))
         self._compiling[id] = spec
         self._grammars.compile(source, lambda guide: self._compiled.put((id, guide)))
+
+    def embed(self, id: int, parts: Seq[tuple[str, bool] | list[int]], dimensions: int | None) -> None:
+        """Unsupported: it makes no vectors."""
+        raise Unsupported("This model generates text and makes no vectors.", hint="Load an embedding model for that.")
+
+    def rerank(self, id: int, query: str, documents: Seq[str]) -> None:
+        """Unsupported: it ranks nothing."""
+        raise Unsupported("This model generates text and ranks nothing.", hint="Load a reranker for that.")
 
     def collect(self) -> None:
         """Queue the sequences whose constraints have been compiled; what fails now goes to the sink."""

@@ -358,8 +358,8 @@ class Model:
         self.gpu_layers = 0 if gpu_layers == 0 or not backend.offloads else min(gpu_layers or 2**31, self.n_layers + 1)
         self.is_recurrent: bool = _lib.llama_model_is_recurrent(self.pointer)
         self.is_hybrid: bool = _lib.llama_model_is_hybrid(self.pointer)
-        if not _lib.llama_model_has_decoder(self.pointer) or _lib.llama_model_has_encoder(self.pointer):
-            raise Unsupported("This model has an encoder; lmd generates with decoder-only models.")
+        if _lib.llama_model_has_decoder(self.pointer) and _lib.llama_model_has_encoder(self.pointer):
+            raise Unsupported("This model is an encoder and a decoder in one; lmd serves models that are either.")
 
     def bytes_on(self, device: str) -> int:
         """Weights on ``device``."""
@@ -482,6 +482,8 @@ class Context:
         self.params = params
         self._backend = model.backend
         self.memory = _lib.llama_get_memory(self.pointer)
+        if not self.memory:
+            raise Unsupported("This model does not write token after token, and lmd generates in no other way.")
         self.n_vocab = model.vocab.n_tokens
         self._row = ctypes.c_float * self.n_vocab
         self.n_cells: int = _lib.llama_n_ctx(self.pointer)

@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmd.errors import ContextLengthExceeded, LmdError
 from lmd.generation import FinishReason, TokenLogprob, Usage
@@ -20,6 +21,8 @@ from lmd.worker.channel import Channel, ChannelClosed
 from lmd.worker.messages import (
     Cancel,
     Detokenize,
+    Embed,
+    Embedded,
     EngineStats,
     Failed,
     Finished,
@@ -34,12 +37,17 @@ from lmd.worker.messages import (
     Progress,
     PromptText,
     PromptTokens,
+    Rerank,
     Step,
     Text,
     Tokenize,
     Tokens,
     ToWorker,
 )
+
+if TYPE_CHECKING:
+    from lmd.engine.embedding import EmbeddingInstance
+    from lmd.engine.instance import EngineInstance
 
 STATS_SECONDS = 1.0
 COMPILE_POLL_SECONDS = 0.002
@@ -53,7 +61,7 @@ class Outbox:
         self._channel = channel
         self._outputs: list[Output] = []
         self._prefilled: list[Prefilled] = []
-        self._finished: list[Finished | Failed] = []
+        self._finished: list[Finished | Embedded | Failed] = []
 
     def output(self, id: int, text: str, n_tokens: int, logprobs: list[TokenLogprob] | None) -> None:
         self._outputs.append(Output(id, text, n_tokens, logprobs))
@@ -64,12 +72,15 @@ class Outbox:
     def finished(self, id: int, reason: FinishReason, usage: Usage, text: str, stop: str | None) -> None:
         self._finished.append(Finished(id, reason, usage, text, stop))
 
+    def embedded(self, id: int, width: int, data: bytes, n_tokens: int) -> None:
+        self._finished.append(Embedded(id, width, data, n_tokens))
+
     def failed(self, id: int, error: LmdError) -> None:
         sizes = (error.n_prompt, error.n_ctx) if isinstance(error, ContextLengthExceeded) else (0, 0)
         self._finished.append(Failed(id, error.code, error.message, error.hint, error.param, *sizes))
 
     def flush(self) -> bool:
-        """Send what there is. True when a sequence ended."""
+        """Send what there is. True when a request ended."""
         if self._outputs or self._prefilled:
             self._channel.send(Step(self._outputs, self._prefilled))
             self._outputs, self._prefilled = [], []
@@ -89,12 +100,10 @@ class WorkerMain:
 
     def __init__(self, channel: "Channel[ToWorker, FromWorker]") -> None:
         # Imported here and not above: a broken build then fails with a log line, not before the log is set up.
-        from lmd.engine.instance import EngineInstance
         from lmd.engine.llama import Backend
 
         self._channel = channel
         self._outbox = Outbox(channel)
-        self._open = EngineInstance
         self._backend = Backend()
         self._stats_due = 0.0
 
@@ -105,17 +114,7 @@ class WorkerMain:
         if not isinstance(first, Load):
             raise TypeError(f"the first message must be Load, not {type(first).__name__}")
         try:
-            instance = self._open(
-                self._backend,
-                first.path,
-                first.params,
-                self._outbox,
-                draft_path=first.draft_path,
-                free_memory=first.free_memory,
-                free_vram=first.free_vram,
-                prompt_cache=first.prompt_cache,
-                on_progress=lambda fraction: self._channel.send(Progress(fraction)),
-            )
+            instance = self._open(first)
         except LmdError as exc:
             self._channel.send(LoadFailed(exc.code, exc.message, exc.hint))
             return 1
@@ -130,6 +129,28 @@ class WorkerMain:
             changed = self._outbox.flush()
             self._tell_stats(changed or not busy)
 
+    def _open(self, load: Load) -> "EngineInstance | EmbeddingInstance":
+        from lmd.engine.embedding import EmbeddingInstance
+        from lmd.engine.instance import EngineInstance
+
+        def on_progress(fraction: float) -> None:
+            self._channel.send(Progress(fraction))
+
+        backend, outbox, free = self._backend, self._outbox, load.free_memory
+        if load.encodes:
+            return EmbeddingInstance(backend, load.path, load.params, outbox, free_memory=free, on_progress=on_progress)
+        return EngineInstance(
+            backend,
+            load.path,
+            load.params,
+            outbox,
+            draft_path=load.draft_path,
+            free_memory=free,
+            free_vram=load.free_vram,
+            prompt_cache=load.prompt_cache,
+            on_progress=on_progress,
+        )
+
     def _take(self, message: ToWorker) -> None:
         instance, engine = self._instance, self._instance.engine
         match message:
@@ -142,9 +163,14 @@ class WorkerMain:
                     match message:
                         case Generate():
                             instance.submit(message.id, prompt_parts(message.prompt), message)
+                        case Embed():
+                            instance.embed(message.id, prompt_parts(message.texts), message.dimensions)
+                        case Rerank():
+                            instance.rerank(message.id, message.query, message.documents)
                         case Tokenize():
                             tokens = engine.encode(prompt_parts(message.prompt), add_special=message.add_special)
-                            self._channel.send(Tokens(message.id, tokens))
+                            pieces = list(map(engine.vocab.special_piece, tokens)) if message.pieces else None
+                            self._channel.send(Tokens(message.id, tokens, pieces))
                         case Detokenize():
                             self._channel.send(Text(message.id, engine.decode(message.tokens)))
                 except LmdError as exc:
@@ -160,7 +186,7 @@ class WorkerMain:
             EngineStats(
                 running=engine.n_running,
                 queued=engine.n_queued,
-                kv_used=engine.slots.n_used,
+                kv_used=engine.n_cells_used,
                 decode_tps=engine.decode_rate.value,
                 prompt_tps=engine.prompt_rate.value,
             )

@@ -30,6 +30,8 @@ class Load(Struct, tag="load", array_like=True, frozen=True):
     """Bytes of RAM that this load may take; 0: no limit known. The worker shrinks what was not asked for to fit."""
     free_vram: int = 0
     """Bytes that it may take of the devices' memory; 0: what is free there."""
+    encodes: bool = False
+    """It turns texts into vectors or scores, and generates nothing."""
     prompt_cache: int = 0
     """Bytes of RAM in which the worker may keep prefixes that left the KV cache; 0: none."""
 
