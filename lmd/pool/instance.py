@@ -128,6 +128,8 @@ class Instance:
             row.parallel = loaded.parallel
             row.kv_cells = loaded.kv_cells
             row.gpu_layers = loaded.gpu_layers
+            row.batch = loaded.batch
+            row.flash_attention = loaded.flash_attention
         if stats is not None:
             row.running, row.queued = stats.running, stats.queued
             row.kv_used = stats.kv_used

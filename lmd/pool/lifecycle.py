@@ -8,6 +8,7 @@ to go. The slow parts (loading, ending a process) are tasks that come back with 
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from math import inf
@@ -113,6 +114,7 @@ class Lifecycle:
 
     def adopt(self, instance: Instance, wanted: Wanted) -> None:
         """An explicit load of what is there already: from now on it lives as this load says."""
+        instance.wanted = replace(wanted, name=instance.wanted.name)
         instance.origin = wanted.origin
         instance.ttl, instance.pinned = ttl_of(wanted), wanted.pinned
         instance.names.add(wanted.name)

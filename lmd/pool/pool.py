@@ -116,8 +116,9 @@ class Pool:
     async def load(self, wanted: Wanted, on_progress: OnProgress | None = None, *, reload: bool = False) -> LoadOutcome:
         """Load it and leave it loaded. Clears a back-off; sets TTL, pin and identifier of what runs already.
 
-        ``reload``: bring up a new worker though one runs; the old one ends with its last lease. Where memory does
-        not allow both, the old one has to end first. Raises what `lease` raises, and Conflict on a taken identifier.
+        ``reload``: bring up a new worker though one runs, as is always done for a stale one; the old one ends with its
+        last lease. Where memory does not allow both, the old one has to end first. Raises what `lease` raises, and
+        Conflict on a taken identifier.
         """
         since = self._clock.now()
         self._refuse_if_draining()
@@ -129,6 +130,8 @@ class Pool:
             holder = self._instances.by_id(wanted.identifier)
             if holder is not None and holder is not old:
                 raise identifier_taken(wanted.identifier)
+        if old is not None and old.replacement is not None:
+            reload = True  # it runs, but with settings that have been edited since
         already = False
         if old is not None and not (reload and old.state is State.READY):
             already = old.state is State.READY
@@ -183,9 +186,23 @@ class Pool:
     # ── what is there ─────────────────────────────────────────────────────────────────────────
 
     def find(self, identifier: str) -> Wanted | None:
-        """What the instance of that id was loaded for: a lease of it is served by that instance (or loads it anew)."""
+        """What the instance of that id was loaded for: a lease of it is served by that instance (or loads it anew).
+
+        None also where its name stands for something else now, and other names keep it.
+        """
         instance = self._instances.by_id(identifier)
-        return instance.wanted if instance is not None and instance.is_usable else None
+        if instance is None or not instance.is_usable:
+            return None
+        left = instance.id == instance.wanted.name and instance.id not in instance.names
+        return instance.wanted if instance.replacement is not None or not left else None
+
+    def names(self) -> dict[str, list[str]]:
+        """Served names that instances stand for, and the ids of these."""
+        ids: dict[str, list[str]] = {}
+        for instance in self._instances:
+            for name in instance.names:
+                ids.setdefault(name, []).append(instance.id)
+        return ids
 
     def rows(self) -> list[InstanceRow]:
         """Instances, then what died and is not there again."""
@@ -222,21 +239,22 @@ class Pool:
         """What is served as ``name`` is now loaded as ``wanted`` says (None: it is served no more).
 
         An instance that no other name stands for becomes stale: it serves on, and once it is idle it leaves, or is
-        replaced where somebody had loaded it on purpose. With None it takes no new requests and leaves after the last.
+        replaced where somebody had loaded it on purpose; what was said for that load alone stays. With None it takes
+        no new requests and leaves after the last.
         """
         for instance in self._instances:
             if name not in instance.names and instance.wanted.name != name:
                 continue
-            if wanted is not None and instance.key == wanted.key:
+            renewed = None if wanted is None else instance.wanted.renewed(wanted)
+            if renewed is not None and instance.key == renewed.key:
                 instance.names.add(name)
                 instance.replacement = None
-                if instance.origin is not Origin.EXPLICIT:
-                    instance.ttl, instance.pinned = ttl_of(wanted), wanted.pinned
+                instance.ttl, instance.pinned = ttl_of(renewed), renewed.pinned
             else:
                 instance.names.discard(name)
                 if not instance.names:
-                    instance.replacement = wanted
-                    instance.retiring = wanted is None
+                    instance.replacement = renewed
+                    instance.retiring = renewed is None
             self._lifecycle.changed(instance)
         self._pump.run()
 

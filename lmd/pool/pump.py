@@ -71,8 +71,8 @@ class Pump:
         self._lifecycle.end(instance, Unloaded(f"'{instance.id}' was loaded with settings that have changed."))
         kept = instance.pinned or instance.origin is not Origin.JIT
         if kept and self._instances.match(wanted) is None:
-            identifier = instance.id if instance.id != instance.wanted.name else None
-            self._lifecycle.create(replace(wanted, identifier=identifier, origin=instance.origin))
+            identifier = instance.id if instance.id != wanted.id else wanted.identifier
+            self._lifecycle.create(replace(wanted, identifier=identifier))
 
     def _time_out(self, now: float) -> None:
         """Fail what has waited for memory for too long."""

@@ -1,9 +1,9 @@
 """What a request needs in memory: the pool's side of a resolved name."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from lmd.library.header import Header
 from lmd.loading import LoadParams
@@ -55,6 +55,10 @@ class Wanted:
     """Seconds of idleness that the instance survives; None: never expires. Counts for the load that this starts."""
     pinned: bool = False
     """Never evicted, never expires."""
+    ttl_is_own: bool = False
+    """``ttl`` and ``pinned`` were said for this load; else they are its name's, and follow when that is edited."""
+    overrides: LoadParams = field(default_factory=LoadParams)
+    """What of ``load`` was said for this load, over what its name stands for."""
     identifier: str | None = None
     origin: Origin = Origin.JIT
 
@@ -65,3 +69,15 @@ class Wanted:
     @property
     def id(self) -> str:
         return self.identifier or self.name
+
+    def renewed(self, edited: Self) -> "Wanted":
+        """What this load is, now that its name stands for ``edited``: what was said for it alone stays."""
+        return replace(
+            self,
+            model=edited.model,
+            name=edited.name,
+            load=self.overrides.over(edited.load),
+            draft=self.draft if self.overrides.draft_model else edited.draft,
+            ttl=self.ttl if self.ttl_is_own else edited.ttl,
+            pinned=self.pinned if self.ttl_is_own else edited.pinned,
+        )

@@ -39,8 +39,9 @@ def model(name, gib=1.0):
     return SimpleNamespace(key=name, path=Path(f"/models/{name}.gguf"), header=header(int(gib * GIB) - PROCESS_BYTES))
 
 
-def want(name, gib=1.0, *, ttl=60.0, context_length=None, **options):
-    return Wanted(model=model(name, gib), name=name, ttl=ttl, load=LoadParams(context_length=context_length), **options)
+def want(name, gib=1.0, *, ttl=60.0, context_length=None, parallel=None, **options):
+    load = LoadParams(context_length=context_length, parallel=parallel)
+    return Wanted(model=model(name, gib), name=name, ttl=ttl, load=load, **options)
 
 
 class Rig:

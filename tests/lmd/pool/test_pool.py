@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -15,6 +16,7 @@ from lmd.errors import (
     Unloaded,
     WorkerDied,
 )
+from lmd.loading import LoadParams
 from lmd.pool.wanted import Origin
 from tests.lmd.pool.rig import SAY, Rig, settle, want
 
@@ -468,6 +470,60 @@ async def test_an_edit_that_is_taken_back_ends_the_staleness(rig):
     await rig.answer(rig.of("c"))
     await request
     assert rig.states() == {"c": "ready"}
+
+
+async def test_what_a_load_was_told_survives_an_edit_of_its_preset(rig):
+    told = {"ttl": None, "ttl_is_own": True, "origin": Origin.EXPLICIT, "overrides": LoadParams(context_length=64)}
+    await rig.loaded(want("c", context_length=64, **told))
+    rig.pool.mark_stale("c", want("c", ttl=5.0, context_length=2048))
+    await rig.advance(60)
+    assert [(row.context_length, row.stale, row.ttl) for row in rig.pool.rows()] == [(64, False, None)]
+    rig.pool.mark_stale("c", want("c", 2, ttl=5.0, parallel=2))  # another model, and another setting
+    await settle()
+    asked = rig.loading()[0].request.params
+    assert (asked.context_length, asked.parallel) == (64, 2)
+    await rig.finish_loads(2)
+    await rig.advance(60)
+    assert [(row.id, row.ttl) for row in rig.pool.rows()] == [("c", None)]
+
+
+async def test_the_ttl_that_a_request_set_survives_an_edit_of_the_presets(rig):
+    await rig.served(want("c", ttl=500.0, ttl_is_own=True))
+    await rig.served(want("b", ttl=500.0))
+    for name in "cb":
+        rig.pool.mark_stale(name, want(name, ttl=7.0))
+    assert {row.id: row.ttl for row in rig.pool.rows()} == {"c": 500.0, "b": 7.0}
+
+
+async def test_a_load_of_a_stale_instance_brings_up_the_new_one(rig):
+    request = rig.request(C)
+    await settle()
+    await rig.finish_loads(1)
+    old, new = rig.of("c"), want("c", context_length=64, origin=Origin.EXPLICIT)
+    rig.pool.mark_stale("c", new)
+    load = asyncio.ensure_future(rig.pool.load(new))
+    await settle()
+    await rig.finish_loads(1)
+    outcome = await load
+    assert (outcome.already, outcome.instance.context_length) == (False, 64)
+    assert rig.states() == {"c": "ready", "c:old": "draining"}
+    await rig.answer(old)
+    assert await request == "c:old: ok"
+
+
+async def test_an_edited_name_leaves_the_instance_that_another_name_keeps(rig):
+    alias = replace(C, name="alias")
+    await rig.served(C)
+    await rig.served(alias)
+    assert rig.pool.names() == {"c": ["c"], "alias": ["c"]}
+    edited = want("c", context_length=64)
+    rig.pool.mark_stale("c", edited)
+    assert rig.pool.names() == {"alias": ["c"]}
+    assert rig.pool.find("c") is None
+    await rig.served(edited)
+    assert rig.pool.names() == {"alias": ["c"], "c": ["c:2"]}
+    await rig.served(alias)
+    assert len(rig.pool.rows()) == 2
 
 
 async def test_reload_brings_the_new_worker_up_before_the_old_one_drains(rig):
