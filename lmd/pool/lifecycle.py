@@ -149,6 +149,7 @@ class Lifecycle:
             draft_path=str(wanted.draft.path) if wanted.draft else None,
             free_memory=allowance.ram,
             free_vram=allowance.vram,
+            encodes=wanted.model.header.is_embedding,
             prompt_cache=settings.prompt_cache,
         )
         return await instance.worker.load(load, partial(self._progressed, instance), settings.load_timeout)
