@@ -25,6 +25,10 @@ from lmd.config.store import ConfigStore, Reloaded
 from lmd.conversations import Conversations
 from lmd.errors import LmdError
 from lmd.library.catalog import Catalog
+from lmd.library.downloads import Downloads
+from lmd.library.hub import Hub
+from lmd.library.repository import Room
+from lmd.library.transfer import Pace
 from lmd.pool.pool import Pool
 from lmd.pool.wanted import Origin, Wanted
 
@@ -65,10 +69,19 @@ class Daemon:
         self._conversations = Conversations(
             settings.paths.state / "conversations.db", lambda: self._config.snapshot.settings.conversations
         )
+        self._downloads = Downloads(
+            next(iter(settings.paths.models), settings.paths.state / "models"),
+            settings.paths.state / "downloads.json",
+            Hub(os.environ),
+            room=self._room,
+            arrived=self._arrived,
+            pace=Pace.of(os.environ),
+        )
         self._services = Services(
             config=self._config,
             catalog=self._catalog,
             pool=self._pool,
+            downloads=self._downloads,
             conversations=self._conversations,
             reload=self.reload,
         )
@@ -85,6 +98,7 @@ class Daemon:
             with self._signals():
                 await asyncio.to_thread(self._catalog.refresh)
                 await self._pool.start()
+                await self._downloads.open()
                 runners = await self._serve(listening)
                 unsubscribe = self._config.subscribe(self._apply)
                 tasks = [
@@ -222,6 +236,17 @@ class Daemon:
         self._pool.refresh()
         logger.info("reloaded: %s", ", ".join([*reloaded.changed, *reloaded.settings]) or "nothing changed")
 
+    # ── what downloads need to know ──
+
+    def _room(self) -> Room:
+        budget = self._pool.room()
+        return Room(free=max(0, budget.free.total), capacity=max(0, budget.capacity.total))
+
+    async def _arrived(self, files: Sequence[Path]) -> str:
+        """Have the library see ``files`` now. Returns the key of the model that they are, "" if they are none."""
+        await self._catalog.update()
+        return next((key for key, model in self._catalog.models.items() if set(model.parts) & set(files)), "")
+
     # ── stop ──
 
     @contextlib.contextmanager
@@ -267,6 +292,7 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._services.activity.drain()
+        await self._downloads.close()
         await self._pool.stop()  # open streams get their error event from this
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSING_SECONDS):

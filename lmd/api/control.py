@@ -65,11 +65,11 @@ def error_body(error: LmdError, _status: int) -> bytes:
     return msgspec.json.encode(failure(error))
 
 
-def _json(value: object) -> web.Response:
+def json_answer(value: object) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), content_type="application/json")
 
 
-async def _read(request: web.Request, kind: type[_Body]) -> _Body:
+async def read_body(request: web.Request, kind: type[_Body]) -> _Body:
     """The body as a ``kind``; unlike clients' bodies, whatever its content type. Empty stands for ``{}``."""
     try:
         return msgspec.json.decode(await request.read() or b"{}", type=kind)
@@ -81,7 +81,7 @@ async def _read(request: web.Request, kind: type[_Body]) -> _Body:
 
 
 async def status(request: web.Request) -> web.Response:
-    return _json(status_of(services_of(request)))
+    return json_answer(status_of(services_of(request)))
 
 
 def status_of(services: Services) -> Status:
@@ -117,15 +117,15 @@ def status_of(services: Services) -> Status:
 
 
 async def models(request: web.Request) -> web.Response:
-    return _json(model_rows(services_of(request)))
+    return json_answer(model_rows(services_of(request)))
 
 
 async def instances(request: web.Request) -> web.Response:
-    return _json(services_of(request).pool.rows())
+    return json_answer(services_of(request).pool.rows())
 
 
 async def presets(request: web.Request) -> web.Response:
-    return _json(preset_rows(services_of(request)))
+    return json_answer(preset_rows(services_of(request)))
 
 
 async def preset_detail(request: web.Request) -> web.Response:
@@ -141,12 +141,12 @@ async def preset_detail(request: web.Request) -> web.Response:
     detail = PresetDetail(preset.name, str(preset.file), text)
     if request.query.get("effective") not in {None, "", "0"}:
         detail.effective, detail.origin = effective, origin
-    return _json(detail)
+    return json_answer(detail)
 
 
 async def check_presets(request: web.Request) -> web.Response:
     problems = await asyncio.to_thread(services_of(request).config.check)
-    return _json(problem_rows(problems))
+    return json_answer(problem_rows(problems))
 
 
 # ── what changes something ────────────────────────────────────────────────────────────────────
@@ -154,30 +154,30 @@ async def check_presets(request: web.Request) -> web.Response:
 
 async def reload(request: web.Request) -> web.Response:
     reloaded = await services_of(request).reload()
-    return _json(ReloadResult([*reloaded.changed, *reloaded.settings], problem_rows(reloaded.problems)))
+    return json_answer(ReloadResult([*reloaded.changed, *reloaded.settings], problem_rows(reloaded.problems)))
 
 
 async def unload(request: web.Request) -> web.Response:
-    body = await _read(request, UnloadBody)
+    body = await read_body(request, UnloadBody)
     pool = services_of(request).pool
     if body.all == (body.id is not None):
         raise InvalidRequest("Say which instance to unload, or 'all': one of the two.")
     if body.id is None:
-        return _json(await pool.unload_all(body.force))
-    return _json([await pool.unload(body.id, body.force)])
+        return json_answer(await pool.unload_all(body.force))
+    return json_answer([await pool.unload(body.id, body.force)])
 
 
 async def load(request: web.Request) -> web.StreamResponse:
     """Loads and keeps loading when the caller leaves; its progress is told while it stays."""
-    body = await _read(request, LoadBody)
+    body = await read_body(request, LoadBody)
     services = services_of(request)
     services.activity.refuse_if_draining()
     wanted = explicit_load(
         services, body.model, load=_checked_load(body.load), ttl=body.ttl, identifier=body.identifier
     )
     if body.estimate_only:
-        return _json(services.pool.estimate(wanted))
-    stream = _Lines(request)
+        return json_answer(services.pool.estimate(wanted))
+    stream = Lines(request)
     progress: asyncio.Queue[float | None] = asyncio.Queue()
     loading = asyncio.create_task(services.pool.load(wanted, progress.put_nowait, reload=body.reload))
     loading.add_done_callback(lambda _: progress.put_nowait(None))
@@ -225,7 +225,7 @@ async def events(request: web.Request) -> web.StreamResponse:
 
     unsubscribe = services.config.subscribe(reloaded)
     changes = asyncio.create_task(_copy(services.pool.subscribe(), queue))
-    stream = _Lines(request)
+    stream = Lines(request)
     try:
         await stream.start()
         while (event := await queue.get()) is not None:
@@ -246,7 +246,7 @@ async def _copy(source: Subscription, queue: asyncio.Queue[Any]) -> None:
         await queue.put(None)
 
 
-class _Lines:
+class Lines:
     """An NDJSON answer."""
 
     def __init__(self, request: web.Request) -> None:

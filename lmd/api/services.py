@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lmd.config.store import ConfigStore, Reloaded
     from lmd.conversations import Conversations
     from lmd.library.catalog import Catalog
+    from lmd.library.downloads import Downloads
     from lmd.pool.pool import Pool
 
 
@@ -25,6 +26,7 @@ class Services:
     config: ConfigStore
     catalog: Catalog
     pool: Pool
+    downloads: Downloads
     conversations: Conversations
     reload: Callable[[], Awaitable[Reloaded]]
     """Read the operator's files anew and apply what changed; how SIGHUP and ``POST /reload`` are one thing."""

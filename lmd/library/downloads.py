@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -71,7 +71,7 @@ class Downloads:
         self.directory = directory
         self.hub = hub
         self._ledger = Ledger(ledger_file)
-        self._room = room
+        self.room = room
         self._arrived = arrived
         self._free = free or free_bytes
         self._jobs: dict[str, _Job] = {}
@@ -118,7 +118,7 @@ class Downloads:
         """DownloadNotFound."""
         return self._row(self._job(id))
 
-    async def subscribe(self, id: str | None = None) -> AsyncIterator[DownloadRow]:
+    async def subscribe(self, id: str | None = None) -> AsyncGenerator[DownloadRow, None]:
         """The row at once, then after each change, some of which may be told together. Without ``id``: of all.
 
         Of one download: ends with the row in which it rests. Ends when `close` does. DownloadNotFound.
@@ -166,7 +166,7 @@ class Downloads:
         its download.
         """
         reference, repository, found = await self.plan(model, quantization, format)
-        variant = choose(found, reference, self._room())
+        variant = choose(found, reference, self.room())
         async with self._starting:
             return await self._begin(repository, variant)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,10 @@ from lmd.api.services import Services
 from lmd.config.store import ConfigStore, Reloaded
 from lmd.conversations import Conversations
 from lmd.library.catalog import Catalog
+from lmd.library.downloads import Downloads
+from lmd.library.hub import Hub
+from lmd.library.repository import Room
+from lmd.library.transfer import Pace
 from lmd.pool.pool import Pool
 from lmd.worker.fake import FakeWorker
 
@@ -76,7 +80,23 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
 
     pool = Pool(lambda: config.snapshot.settings.models, spawn=spawn)
     conversations = Conversations(tmp_path / "conversations.db", lambda: config.snapshot.settings.conversations)
-    services = Services(config=config, catalog=catalog, pool=pool, conversations=conversations, reload=reload)
+
+    async def arrived(files: Sequence[Path]) -> str:
+        await catalog.update()
+        return next((key for key, model in catalog.models.items() if set(model.parts) & set(files)), "")
+
+    downloads = Downloads(
+        tmp_path / "models",
+        tmp_path / "downloads.json",
+        Hub({"HF_ENDPOINT": "http://127.0.0.1:9"}),  # nobody there: a test that downloads sets its own
+        room=lambda: Room(1 << 40, 1 << 40),
+        arrived=arrived,
+        pace=Pace(stall=5.0, first=0.01, longest=0.05, tries=3),
+    )
+    services = Services(
+        config=config, catalog=catalog, pool=pool, downloads=downloads, conversations=conversations, reload=reload
+    )
+    await downloads.open()
     await pool.start()
     clients = []
     for app in (client_app(services, lambda: {"127.0.0.1"}), control_app(services)):
@@ -85,6 +105,7 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
     try:
         yield Stack(services, clients[0], clients[1], workers)
     finally:
+        await downloads.close()
         await pool.stop()
         await conversations.close()
         for client in clients:
