@@ -196,6 +196,8 @@ class GenerationRequest:
     draft_model: str | None = None
     ttl: float | None = None
     """Seconds; ``inf`` pins; None: not said."""
+    context_length: int | None = None
+    """The least context, in tokens, of an instance that may serve this; a model that has less is loaded with it."""
     n: int = 1
     best_of: int | None = None
     logprobs: int | None = None

@@ -195,6 +195,9 @@ class InstanceRow(Struct, omit_defaults=True):
     kv_used: int = 0
     memory: int = 0
     gpu_layers: int = 0
+    batch: int = 0
+    """Tokens of one step."""
+    flash_attention: bool = False
     decode_tps: float = 0.0
     prompt_tps: float = 0.0
     ttl: float | None = None

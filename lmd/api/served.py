@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lmd.errors import Conflict, ModelNotFound
 from lmd.generation import GenerationRequest
 from lmd.library.resolve import Target, listing, resolve
-from lmd.loading import LoadParams
+from lmd.loading import DEFAULT_CONTEXT_LENGTH, LoadParams
 from lmd.pool.wanted import Origin, Wanted
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def find_served(services: Services, request: GenerationRequest) -> Served:
             raise
         target = resolve(found.name, snapshot, services.catalog, request.preset)
     # What runs under the name serves it, also when it was loaded with settings of its own (`lmctl load`).
-    if found is not None and found.model.path == target.model.path and request.draft_model is None:
+    is_model = found is not None and found.model.path == target.model.path
+    if is_model and found is not None and request.draft_model is None and _is_long_enough(services, found, request):
         return Served(name=name, target=target, wanted=found)
     if not snapshot.settings.models.jit:
         raise Conflict(
@@ -56,9 +57,25 @@ def find_served(services: Services, request: GenerationRequest) -> Served:
             hint=f"Load it with 'lmctl load {name}'.",
         )
     wanted = _wanted(target)
+    if request.context_length is not None and request.context_length > _planned_context(wanted):
+        wanted = replace(wanted, load=replace(wanted.load, context_length=request.context_length))
     if request.ttl is not None:
         wanted = replace(wanted, ttl=_finite(request.ttl), pinned=wanted.pinned or isinf(request.ttl))
     return Served(name=name, target=target, wanted=wanted)
+
+
+def _is_long_enough(services: Services, found: Wanted, request: GenerationRequest) -> bool:
+    """Whether the instance ``found`` has the context that the request needs at least."""
+    if request.context_length is None:
+        return True
+    loaded = next((row.context_length for row in services.pool.rows() if row.id == found.id), 0)
+    return (loaded or _planned_context(found)) >= request.context_length
+
+
+def _planned_context(wanted: Wanted) -> int:
+    """The context that a load is asked for, where memory allows."""
+    trained = wanted.model.header.context_length or DEFAULT_CONTEXT_LENGTH
+    return wanted.load.context_length or min(trained, DEFAULT_CONTEXT_LENGTH)
 
 
 def explicit_load(

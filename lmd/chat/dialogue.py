@@ -118,6 +118,11 @@ class Dialogue:
         return made
 
     @property
+    def template(self) -> ChatTemplate:
+        """The one for conversations without tools."""
+        return self._plain.template
+
+    @property
     def capabilities(self) -> Capabilities:
         """Analyses the templates on first use (tens of milliseconds)."""
         format_ = self._tools.format

@@ -103,7 +103,7 @@ class Pool:
         """
         since = self._clock.now()
         instance = await self._hold(wanted, on_progress)
-        waited = self._clock.now() - since
+        waited = self._clock.now() - since if instance.ready_at > since else 0.0
         try:
             lease = Lease(instance, waited)
             try:
