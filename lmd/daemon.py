@@ -19,11 +19,12 @@ from aiohttp import web
 from lmd import log, systemd
 from lmd.api.app import client_app, control_app
 from lmd.api.listen import ControlSocket, bind_http, bound_hosts, url_of
+from lmd.api.rows import current_problems
 from lmd.api.served import wanted_of
 from lmd.api.services import Services
 from lmd.config.store import ConfigStore, Reloaded
 from lmd.conversations import Conversations
-from lmd.errors import LmdError
+from lmd.errors import LmdError, Problem
 from lmd.library.catalog import Catalog
 from lmd.library.downloads import Downloads
 from lmd.library.hub import Hub
@@ -64,6 +65,9 @@ class Daemon:
         self._catalog = Catalog(settings.paths.models, settings.paths.cache / "headers.json")
         self._pool = Pool(lambda: self._config.snapshot.settings.models)
         self._notifier = systemd.Notifier()
+        self._told: frozenset[Problem] = frozenset()
+        """What of the operator's mistakes the journal has already."""
+        self._is_ready = False
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
         self._conversations = Conversations(
@@ -101,6 +105,8 @@ class Daemon:
                 await self._downloads.open()
                 runners = await self._serve(listening)
                 unsubscribe = self._config.subscribe(self._apply)
+                self._catalog.subscribe(lambda _: self._tell_problems())
+                self._tell_problems()
                 tasks = [
                     asyncio.create_task(_lasting(self._config.watch(), "following the presets")),
                     asyncio.create_task(_lasting(self._catalog.watch(), "following the models")),
@@ -177,14 +183,17 @@ class Daemon:
                 print(line, flush=True)
         snapshot = self._config.snapshot
         logger.info("serving %d models and %d presets", len(self._catalog.models), len(snapshot.presets))
+        self._is_ready = True
         self._notifier.ready(self._status_line())
 
     def _tell_problems(self) -> None:
-        snapshot = self._config.snapshot
-        for problem in snapshot.problems:
-            logger.error("%s", problem)
-        for notice in snapshot.notices:
-            logger.warning("%s", notice)
+        """What is wrong, or worth a warning, and was not so when this was last called."""
+        problems, notices = current_problems(self._services), self._config.snapshot.notices
+        for level, told in ((logging.ERROR, problems), (logging.WARNING, notices)):
+            for one in told:
+                if one not in self._told:
+                    logger.log(level, "%s", one)
+        self._told = frozenset((*problems, *notices))
 
     # ── serve ──
 
@@ -211,12 +220,14 @@ class Daemon:
 
     async def reload(self) -> Reloaded:
         """Read the operator's files and the model directories anew; what is wrong stays as it was and is told."""
-        self._notifier.reloading()
+        if self._is_ready:  # before that a READY=1 would come too early
+            self._notifier.reloading()
         try:
             reloaded = self._config.reload()
             await self._catalog.update()
         finally:
-            self._notifier.ready(self._status_line())
+            if self._is_ready:
+                self._notifier.ready(self._status_line())
         return reloaded
 
     def _apply(self, reloaded: Reloaded) -> None:
@@ -226,8 +237,8 @@ class Daemon:
             log.setup(settings.log.level, settings.log.format)
         self._tell_problems()
         names = set(reloaded.changed)
-        if any(key.startswith("defaults.load") for key in reloaded.settings):
-            names |= {row.id for row in self._pool.rows()}
+        if any(key == "models.ttl" or key.startswith("defaults.load") for key in reloaded.settings):
+            names |= self._pool.names().keys()
         for name in names:
             try:
                 self._pool.mark_stale(name, wanted_of(self._services, name))

@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
 from lmd import __version__
-from lmd.api.rows import model_rows, preset_rows, problem_rows
+from lmd.api.rows import current_problems, model_files, model_rows, preset_rows, problem_rows
 from lmd.api.served import explicit_load
 from lmd.api.services import Services, services_of
 from lmd.api.status import error_code
@@ -105,7 +105,7 @@ def status_of(services: Services) -> Status:
         memory_total=memory.total,
         memory_free=memory.available,
         memory_used=services.pool.memory_used,
-        problems=problem_rows(snapshot.problems),
+        problems=problem_rows(current_problems(services)),
         runtime={}
         if facts is None
         else {
@@ -132,7 +132,8 @@ async def preset_detail(request: web.Request) -> web.Response:
     services = services_of(request)
     name = request.match_info["name"]
     effective, origin = services.config.effective(name)
-    preset = services.config.snapshot.preset(name)
+    snapshot = services.config.snapshot
+    preset = snapshot.preset(name) or snapshot.bases.get(name)
     assert preset is not None  # `effective` has looked it up
     try:
         text = await asyncio.to_thread(preset.file.read_text, "utf-8", "replace")
@@ -145,7 +146,8 @@ async def preset_detail(request: web.Request) -> web.Response:
 
 
 async def check_presets(request: web.Request) -> web.Response:
-    problems = await asyncio.to_thread(services_of(request).config.check)
+    services = services_of(request)
+    problems = await asyncio.to_thread(services.config.check, model_files(services))
     return json_answer(problem_rows(problems))
 
 
@@ -153,8 +155,9 @@ async def check_presets(request: web.Request) -> web.Response:
 
 
 async def reload(request: web.Request) -> web.Response:
-    reloaded = await services_of(request).reload()
-    return json_answer(ReloadResult([*reloaded.changed, *reloaded.settings], problem_rows(reloaded.problems)))
+    services = services_of(request)
+    reloaded = await services.reload()
+    return json_answer(ReloadResult([*reloaded.changed, *reloaded.settings], problem_rows(current_problems(services))))
 
 
 async def unload(request: web.Request) -> web.Response:
@@ -221,7 +224,8 @@ async def events(request: web.Request) -> web.StreamResponse:
 
     def reloaded(result: Reloaded) -> None:
         if not queue.full():
-            queue.put_nowait(PresetsChanged([*result.changed, *result.settings], problem_rows(result.problems)))
+            changed = [*result.changed, *result.settings]
+            queue.put_nowait(PresetsChanged(changed, problem_rows(current_problems(services))))
 
     unsubscribe = services.config.subscribe(reloaded)
     changes = asyncio.create_task(_copy(services.pool.subscribe(), queue))

@@ -54,7 +54,7 @@ class Generation:
         self._record = current_record()
         if self._record is not None:
             self._record.model = self.model
-            self._record.preset = request.preset or self.served.preset
+            self._record.preset = self.served.preset
 
     @property
     def model(self) -> str:

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmd.config.store import alias_clashes
 from lmd.errors import LmdError, Problem
+from lmd.library.resolve import model_of
 from lmd.protocol import ModelRow, PresetRow, ProblemRow
 
 if TYPE_CHECKING:
     from lmd.api.services import Services
+    from lmd.config.preset import Preset
     from lmd.library.catalog import Model
 
 
 def problem_rows(problems: Iterable[Problem]) -> list[ProblemRow]:
     return [ProblemRow(one.file, one.message, one.key, one.line, one.column) for one in problems]
+
+
+def model_files(services: Services) -> dict[str, Path]:
+    """Keys of the catalog's models, and their (first) files."""
+    return {key: model.path for key, model in services.catalog.models.items()}
+
+
+def current_problems(services: Services) -> tuple[Problem, ...]:
+    """All that is wrong with the operator's files now, aliases that hide a model among it."""
+    snapshot = services.config.snapshot
+    return (*snapshot.problems, *alias_clashes(snapshot, model_files(services)))
 
 
 def model_rows(services: Services) -> list[ModelRow]:
@@ -25,9 +40,9 @@ def model_rows(services: Services) -> list[ModelRow]:
     presets: dict[str, list[str]] = {}
     for preset in services.config.snapshot.presets.values():
         try:
-            presets.setdefault(services.catalog.find(preset.model).key, []).append(preset.name)
+            presets.setdefault(model_of(preset, services.catalog).key, []).append(preset.name)
         except LmdError:
-            continue  # it names no model of the catalog: `preset ls` says so
+            continue  # its model is not there: `preset ls` says so
     rows = [
         _model_row(model, loaded.get(key, []), presets.get(key, [])) for key, model in services.catalog.models.items()
     ]
@@ -67,25 +82,37 @@ def _model_row(model: Model, loaded: list[str], presets: list[str]) -> ModelRow:
     )
 
 
+def _missing_model(services: Services, preset: Preset) -> tuple[Problem, ...]:
+    try:
+        model_of(preset, services.catalog)
+    except LmdError as error:
+        return (Problem(str(preset.file), error.message, key="model"),)
+    return ()
+
+
 def preset_rows(services: Services) -> list[PresetRow]:
-    """Served presets, then files that serve nothing because they are wrong."""
+    """Served presets (those whose model is not there are not), then files that serve nothing because they are wrong."""
     snapshot = services.config.snapshot
     wrong: dict[str, list[Problem]] = {}
-    for problem in snapshot.problems:
+    for problem in current_problems(services):
         wrong.setdefault(problem.file, []).append(problem)
-    loaded = {row.id for row in services.pool.rows()}
-    rows = [
-        PresetRow(
-            name=preset.name,
-            file=str(preset.file),
-            model=preset.model,
-            description=preset.description,
-            aliases=list(preset.aliases),
-            loaded=[preset.name] if preset.name in loaded else [],
-            problems=problem_rows(wrong.pop(str(preset.file), ())),
+    loaded = services.pool.names()
+    rows = []
+    for preset in snapshot.presets.values():
+        missing = _missing_model(services, preset)
+        problems = [*wrong.pop(str(preset.file), ()), *missing]
+        rows.append(
+            PresetRow(
+                name=preset.name,
+                file=str(preset.file),
+                model=preset.model,
+                description=preset.description,
+                aliases=list(preset.aliases),
+                loaded=loaded.get(preset.name, []),
+                problems=problem_rows(problems),
+                serving=not missing,
+            )
         )
-        for preset in snapshot.presets.values()
-    ]
     directory = snapshot.settings.paths.presets
     for file, problems in wrong.items():
         path = type(directory)(file)

@@ -60,7 +60,7 @@ def find_served(services: Services, request: GenerationRequest) -> Served:
     if request.context_length is not None and request.context_length > _planned_context(wanted):
         wanted = replace(wanted, load=replace(wanted.load, context_length=request.context_length))
     if request.ttl is not None:
-        wanted = replace(wanted, ttl=_finite(request.ttl), pinned=wanted.pinned or isinf(request.ttl))
+        wanted = replace(wanted, ttl=_finite(request.ttl), pinned=wanted.pinned or isinf(request.ttl), ttl_is_own=True)
     return Served(name=name, target=target, wanted=wanted)
 
 
@@ -88,7 +88,16 @@ def explicit_load(
     target = resolve(name, services.config.snapshot, services.catalog)
     over = load.over(target.load)
     draft = services.catalog.find(load.draft_model) if load.draft_model else target.draft
-    return replace(_wanted(target), load=over, draft=draft, ttl=ttl, identifier=identifier, origin=Origin.EXPLICIT)
+    return replace(
+        _wanted(target),
+        load=over,
+        overrides=load,
+        draft=draft,
+        ttl=ttl,
+        ttl_is_own=True,
+        identifier=identifier,
+        origin=Origin.EXPLICIT,
+    )
 
 
 def wanted_of(services: Services, name: str, origin: Origin = Origin.JIT) -> Wanted:

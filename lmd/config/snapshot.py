@@ -1,7 +1,7 @@
 """How the files on disk become the next snapshot: pure but for the reading, which is named so."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -179,26 +179,37 @@ def keep_until_restart(running: LoadedSettings, read: LoadedSettings) -> LoadedS
         section, _, name = key.partition(".")
         part = getattr(settings, section).model_copy(update={name: now[key]})
         settings = settings.model_copy(update={section: part})
-        line = origins[key].rpartition(":")[2]
-        where, number = (printable(read.file), int(line)) if line.isdecimal() else ("settings", 0)
+        number = _line(origins[key])
+        where = printable(read.file) if number else "settings"
         notices.append(Problem(where, "takes effect when lmd is started again", key=key, line=number))
         origins[key] = running.origins[key]
     return LoadedSettings(settings=settings, origins=origins, file=read.file, notices=(*read.notices, *notices))
 
 
-def alias_clashes(snapshot: Snapshot, model_keys: Iterable[str]) -> tuple[Problem, ...]:
-    """Aliases of presets that are also model keys (case ignored), which only the caller's catalog can tell."""
-    keys = {key.casefold(): key for key in model_keys}
+def alias_clashes(snapshot: Snapshot, models: Mapping[str, Path]) -> tuple[Problem, ...]:
+    """Aliases of presets that are also keys of ``models`` (case ignored), which only the caller's catalog can tell.
+
+    Such an alias serves on: the model may have come after it.
+    """
+    files = {key.casefold(): path for key, path in models.items()}
     return tuple(
         Problem(
             printable(preset.file),
-            f"'{alias}' is also the key of a model ({keys[alias.casefold()]}); one name can mean one thing only",
+            f"the alias '{alias}' is also the key of the model {printable(files[alias.casefold()])}, which it hides; "
+            "one name can mean one thing only",
             key="aliases",
+            line=_line(preset.origins.get("aliases", "")),
         )
         for preset in snapshot.presets.values()
         for alias in preset.aliases
-        if alias.casefold() in keys
+        if alias.casefold() in files
     )
+
+
+def _line(origin: str) -> int:
+    """Of "FILE:LINE"; 0 where there is none."""
+    line = origin.rpartition(":")[2]
+    return int(line) if line.isdecimal() else 0
 
 
 def changed_presets(before: Presets | None, after: Presets) -> tuple[str, ...]:

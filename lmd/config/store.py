@@ -81,10 +81,11 @@ class ConfigStore:
             self._tell(reloaded)
         return reloaded
 
-    def check(self) -> tuple[Problem, ...]:
-        """What a reload would find wrong. Changes nothing. Blocks on files."""
+    def check(self, models: Mapping[str, Path] | None = None) -> tuple[Problem, ...]:
+        """What a reload would find wrong, with aliases that are keys of ``models``. Changes nothing. Blocks on files."""
         loaded, presets, problems = self._read()
-        return _snapshot(loaded, presets, problems).problems
+        read = _snapshot(loaded, presets, problems)
+        return (*read.problems, *alias_clashes(read, models or {}))
 
     def subscribe(self, callback: Callable[[Reloaded], None]) -> Callable[[], None]:
         """Call ``callback`` after each reload that changed anything, problems included. Returns the way to stop it."""

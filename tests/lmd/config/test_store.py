@@ -215,9 +215,12 @@ def test_two_presets_may_swap_aliases_in_one_edit(site: Site) -> None:
 
 def test_aliases_that_are_model_keys_are_told_to_who_knows_the_models(site: Site) -> None:
     path = site.write("a", 'model = "m"\naliases = ["Owner/Repo", "x"]')
-    (problem,) = alias_clashes(site.store().snapshot, ["owner/repo", "y"])
-    assert problem.file == str(path)
-    assert "'Owner/Repo' is also the key of a model (owner/repo)" in problem.message
+    models = {"owner/repo": Path("/m/repo.gguf"), "y": Path("/m/y.gguf")}
+    (problem,) = alias_clashes(site.store().snapshot, models)
+    assert (problem.file, problem.line) == (str(path), 2)
+    assert "'Owner/Repo' is also the key of the model /m/repo.gguf" in problem.message
+    assert site.store().check(models) == (problem,)
+    assert site.store().check() == ()
 
 
 # ── settings ──────────────────────────────────────────────────────────────────────────────────
