@@ -38,7 +38,7 @@ _TOOLS = tuple(
     for name in NAMES
 )
 
-#: Reasoning tags that templates only take away from earlier turns and never show.
+#: Reasoning tags that templates only take away from earlier turns, or only open for the model, and never show whole.
 _KNOWN_REASONING = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<thought>", "</thought>"))
 
 
@@ -72,6 +72,7 @@ class _Probe:
         self.base = self._render([_user()]) or ""
         with_prompt = self._render([_user()], generation_prompt=True) or ""
         self.generation = with_prompt[common_prefix(self.base, with_prompt) :]
+        self.thinking_prompt = self._render([_user()], generation_prompt=True, thinking=True) or ""
 
     def turn(self, *, reasoning: bool = False, text: bool = False, calls: int = 0, arguments: int = 2) -> str | None:
         """The turn as the template writes it, its header included; None where the template refuses or shows less."""
@@ -95,7 +96,9 @@ class _Probe:
         """The prompt up to the last ``end`` in it, where every prompt ends with a closed block."""
         return self.base[: self.base.rindex(end)] if end and end in self.base[-200:] else ""
 
-    def _render(self, messages: list[Message], *, generation_prompt: bool = False) -> str | None:
+    def _render(
+        self, messages: list[Message], *, generation_prompt: bool = False, thinking: bool = False
+    ) -> str | None:
         try:
             return self.template.render_raw(
                 shaped(messages, self.shape),
@@ -104,7 +107,7 @@ class _Probe:
                 eos=EOS,
                 now=PROBE_TIME,
                 add_generation_prompt=generation_prompt,
-                args=self.template.reasoning_args("on") if self.shape.thinking_on else None,
+                args=self.template.reasoning_args("on") if thinking or self.shape.thinking_on else None,
             )
         except TemplateError:
             return None
@@ -153,9 +156,9 @@ def _reasoning_start(probe: _Probe, before: str, header: str, end: str) -> str:
 
 
 def _hinted_reasoning(probe: _Probe) -> Format:
-    source = probe.template.source
+    source, opened = probe.template.source, probe.thinking_prompt.rstrip()
     for start, end in _KNOWN_REASONING:
-        if end in source:
+        if end in source or opened.endswith(start):
             return Format(reasoning_start=start, reasoning_end=end)
     return Format()
 
