@@ -176,7 +176,7 @@ def apply_adapters(model: Model, context: Context | EncoderContext, adapters: Se
     """
     if not adapters:
         return 0
-    pointers: Any = (ctypes.c_void_p * len(adapters))()
+    pointers: Any = (_lib.llama_adapter_lora_p_ctypes * len(adapters))()
     log = model.backend.log
     for index, adapter in enumerate(adapters):
         name = Path(adapter.path).name
@@ -196,7 +196,6 @@ def apply_adapters(model: Model, context: Context | EncoderContext, adapters: Se
             sys.stderr.write(f"<4>{name} wants to be in force from certain tokens on; here it always is.\n")
         pointers[index] = pointer
     scales = (ctypes.c_float * len(adapters))(*(adapter.scale for adapter in adapters))
-    native = ctypes.cast(pointers, ctypes.POINTER(ctypes.POINTER(ctypes.c_void_p)))
-    if _lib.llama_set_adapters_lora(context.pointer, native, len(adapters), scales) != 0:
+    if _lib.llama_set_adapters_lora(context.pointer, pointers, len(adapters), scales) != 0:
         raise LoadFailed("llama.cpp refuses these LoRA adapters together.", hint="Leave out all but one.")
     return sum(Path(adapter.path).stat().st_size for adapter in adapters)
