@@ -165,6 +165,7 @@ class Engine:
         except NoCells:
             self._give_way()
             return
+        self._context.wait()  # a GPU computes on after decode: what is learnt here about costs must hold all of it
         now = self._clock()
         self._measure(shares, now - started)
         for sequence, tokens in shares:

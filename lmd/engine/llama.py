@@ -504,13 +504,20 @@ class Context:
         return bytes_of(self._buffers, "compute", "output", where=self._backend.buffers_of(device))
 
     def decode(self, batch: Batch) -> None:
-        """Compute the batch. Raises NoCells, or RuntimeError when llama.cpp fails for good."""
+        """Compute the batch; a GPU may still be at it on return (`wait`).
+
+        Raises NoCells, or RuntimeError when llama.cpp fails for good.
+        """
         batch.native.n_tokens = batch.n
         code = _lib.llama_decode(self.pointer, batch.native)
         if code == 1:
             raise NoCells
         if code != 0:
             raise RuntimeError(f"llama_decode failed with code {code}")
+
+    def wait(self) -> None:
+        """Until all that was to be computed is."""
+        _lib.llama_synchronize(self.pointer)
 
     def logits(self, index: int) -> Logits:
         """The logits of batch entry ``index`` [n_vocab]; writable, valid until the next decode."""

@@ -1,10 +1,11 @@
-"""One sequence's sampler: a chain of llama.cpp's samplers, or plain argmax where nothing else is asked for."""
+"""One sequence's sampler: argmax, a plain draw, or a chain of llama.cpp's samplers where more is asked for."""
 
 import secrets
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lmd.engine.draw import Draw
 from lmd.engine.llama import Context, Logits, SamplerChain, Vocab
 from lmd.generation import SamplingParams, TokenLogprob
 
@@ -50,7 +51,12 @@ class Sampler:
         penalties = window > 0 and (repeat, presence, frequency) != (1.0, 0.0, 0.0)
         self._banned = np.array(sorted(banned), dtype=np.int64) if banned else None
         self._chain: SamplerChain | None = None
+        self._draw: Draw | None = None
         if temperature == 0 and not penalties and not logit_bias and not params.dry_multiplier:
+            return
+        if not penalties and not logit_bias and _is_plain(params):
+            top_p, min_p = 1.0 if params.top_p is None else params.top_p, params.min_p or 0.0
+            self._draw = Draw(seed_of(params), temperature=temperature, top_p=top_p, min_p=min_p)
             return
         chain = self._chain = SamplerChain(vocab.n_tokens)
         if logit_bias:
@@ -73,7 +79,7 @@ class Sampler:
             logits = context.logits(index)
             if self._banned is not None:
                 logits[self._banned] = -np.inf
-            return int(logits.argmax())
+            return self._draw.sample(logits) if self._draw is not None else int(logits.argmax())
         if self._banned is not None:
             context.logits(index)[self._banned] = -np.inf
         return self._chain.sample(context, index)
@@ -86,6 +92,19 @@ class Sampler:
     def close(self) -> None:
         if self._chain is not None:
             self._chain.close()
+
+
+def _is_plain(params: SamplingParams) -> bool:
+    """Whether temperature, top-p and min-p are all that is asked for."""
+    return not (
+        (params.top_k is not None and params.top_k > 0)  # llama.cpp's top-k leaves little for the rest to do
+        or (params.typical_p is not None and params.typical_p < 1)
+        or params.mirostat
+        or params.top_n_sigma
+        or params.xtc_probability
+        or params.dynatemp_range
+        or params.dry_multiplier
+    )
 
 
 def _add_dry(chain: SamplerChain, vocab: Vocab, params: SamplingParams, n_ctx: int) -> None:
