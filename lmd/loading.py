@@ -15,6 +15,9 @@ DEFAULT_CONTEXT_LENGTH = 16384
 DEFAULT_TEXT_LENGTH = 2048
 """The same for a text of an embedding model: it is computed in one piece, whose buffers grow with its length."""
 
+PROMPT_LOOKUP = "prompt-lookup"
+"""The ``draft_model`` that needs no file: what followed the same tokens earlier is guessed to follow again."""
+
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 
 

@@ -24,6 +24,7 @@ from lmd.generation import (
     TextPart,
     TokenLogprob,
 )
+from lmd.loading import PROMPT_LOOKUP
 from lmd.worker.messages import Constraint, Generate, PromptText, PromptTokens
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ def _orders(
             cache_prompt=request.cache_prompt,
             preserved=list(preserved),
             constraint=constraint,
+            draft=PROMPT_LOOKUP if request.draft_model == PROMPT_LOOKUP else "auto",
         )
 
     return order

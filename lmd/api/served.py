@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 from math import isinf
 from typing import TYPE_CHECKING
 
-from lmd.errors import Conflict, ModelNotFound
+from lmd.errors import AmbiguousModel, Conflict, ModelNotFound, Unsupported
 from lmd.generation import GenerationRequest
 from lmd.library.resolve import Target, listing, resolve
-from lmd.loading import DEFAULT_CONTEXT_LENGTH, LoadParams
+from lmd.loading import DEFAULT_CONTEXT_LENGTH, PROMPT_LOOKUP, LoadParams
 from lmd.pool.wanted import Origin, Wanted
 
 if TYPE_CHECKING:
     from lmd.api.services import Services
+    from lmd.library.catalog import Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,9 @@ def find_served(services: Services, request: GenerationRequest) -> Served:
         target = resolve(found.name, snapshot, services.catalog, request.preset)
     # What runs under the name serves it, also when it was loaded with settings of its own (`lmctl load`).
     is_model = found is not None and found.model.path == target.model.path
-    if is_model and found is not None and request.draft_model is None and _is_long_enough(services, found, request):
+    draft = _draft_of(services, request)
+    has_draft = found is not None and (draft is None or (found.draft is not None and found.draft.path == draft.path))
+    if is_model and found is not None and has_draft and _is_long_enough(services, found, request):
         return Served(name=name, target=target, wanted=found)
     if not snapshot.settings.models.jit:
         raise Conflict(
@@ -57,11 +60,24 @@ def find_served(services: Services, request: GenerationRequest) -> Served:
             hint=f"Load it with 'lmctl load {name}'.",
         )
     wanted = _wanted(target)
+    if draft is not None:
+        wanted = replace(wanted, draft=draft, load=replace(wanted.load, draft_model=draft.key))
     if request.context_length is not None and request.context_length > _planned_context(wanted):
         wanted = replace(wanted, load=replace(wanted.load, context_length=request.context_length))
     if request.ttl is not None:
         wanted = replace(wanted, ttl=_finite(request.ttl), pinned=wanted.pinned or isinf(request.ttl), ttl_is_own=True)
     return Served(name=name, target=target, wanted=wanted)
+
+
+def _draft_of(services: Services, request: GenerationRequest) -> Model | None:
+    """The draft model that has to be in memory for the request. ModelNotFound and AmbiguousModel name the field."""
+    if request.draft_model in {None, "", PROMPT_LOOKUP}:
+        return None
+    try:
+        return services.catalog.find(request.draft_model)
+    except (ModelNotFound, AmbiguousModel) as error:
+        error.param = "draft_model"
+        raise
 
 
 def _is_long_enough(services: Services, found: Wanted, request: GenerationRequest) -> bool:
@@ -87,7 +103,7 @@ def explicit_load(
     """
     target = resolve(name, services.config.snapshot, services.catalog)
     over = load.over(target.load)
-    draft = services.catalog.find(load.draft_model) if load.draft_model else target.draft
+    draft = services.catalog.find(load.draft_model) if load.draft_model not in {None, PROMPT_LOOKUP} else target.draft
     return replace(
         _wanted(target),
         load=over,
@@ -106,6 +122,12 @@ def wanted_of(services: Services, name: str, origin: Origin = Origin.JIT) -> Wan
 
 
 def _wanted(target: Target) -> Wanted:
+    if target.model.format == "mlx":
+        raise Unsupported(
+            f"{target.model.key} is an MLX model, and this build of lmd has no engine for those: it serves GGUF.",
+            hint=f"Look for a GGUF conversion: lmctl get {target.model.repo.removesuffix('-mlx')}",
+            param="model",
+        )
     return Wanted(
         model=target.model,
         name=target.name,

@@ -23,8 +23,6 @@ def refuse_unsupported(request: GenerationRequest) -> None:
             refuse("Log probabilities of an echoed prompt", "echo")
     if request.best_of is not None and request.best_of != request.n:
         refuse("More candidates than answers", "best_of")
-    if request.draft_model:
-        refuse("Draft models", "draft_model")
 
 
 def embeddings_refused() -> Unsupported:

@@ -10,7 +10,7 @@ from lmd.config.snapshot import Snapshot
 from lmd.errors import LmdError, ModelNotFound
 from lmd.generation import SamplingParams
 from lmd.library.catalog import Catalog, Model
-from lmd.loading import LoadParams
+from lmd.loading import PROMPT_LOOKUP, LoadParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ def resolve(name: str, snapshot: Snapshot, catalog: Catalog, preset: str | None 
         model=model,
         preset=applied.name if applied else None,
         load=load,
-        draft=_draft(load.draft_model, named, catalog) if load.draft_model else None,
+        draft=_draft(load.draft_model, named, catalog) if load.draft_model not in {None, PROMPT_LOOKUP} else None,
         sampling=applied.sampling.over(defaults.sampling) if applied else defaults.sampling,
         chat=applied.chat if applied else ChatSettings(),
         ttl=snapshot.settings.models.ttl if ttl is None else ttl,

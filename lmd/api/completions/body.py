@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from lmd.api.body import Body
+from lmd.generation import ContextOverflow
 
 MAX_MESSAGES = 10_000
 MAX_TOOLS = 1_000
@@ -46,6 +47,43 @@ class Sampled(Body):
     ignore_eos: bool | None = None
     cache_prompt: bool | None = None
     grammar: str | None = None
+    # What llama-server and LM Studio have beyond OpenAI; the meanings and bounds are those of SamplingParams.
+    context_overflow: ContextOverflow | None = None
+    repeat_last_n: Annotated[int, Field(ge=-1, le=65536)] | None = None
+    typical_p: Probability | None = None
+    top_n_sigma: Annotated[float, Field(ge=0)] | None = None
+    xtc_probability: Probability | None = None
+    xtc_threshold: Probability | None = None
+    dynatemp_range: Temperature | None = None
+    dynatemp_exponent: Annotated[float, Field(gt=0)] | None = None
+    mirostat: Annotated[int, Field(ge=0, le=2)] | None = None
+    mirostat_tau: Annotated[float, Field(gt=0)] | None = None
+    mirostat_eta: Annotated[float, Field(gt=0, le=1)] | None = None
+    dry_multiplier: Annotated[float, Field(ge=0)] | None = None
+    dry_base: Annotated[float, Field(ge=1)] | None = None
+    dry_allowed_length: Annotated[int, Field(ge=0)] | None = None
+    dry_penalty_last_n: Annotated[int, Field(ge=-1, le=65536)] | None = None
+    dry_sequence_breakers: Annotated[list[str], Field(max_length=64)] | None = None
+
+
+#: The fields of `Sampled` that `SamplingParams` takes as they are, under the same names.
+FURTHER_SAMPLING = (
+    "context_overflow",
+    "repeat_last_n",
+    "typical_p",
+    "top_n_sigma",
+    "xtc_probability",
+    "xtc_threshold",
+    "dynatemp_range",
+    "dynatemp_exponent",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+    "dry_multiplier",
+    "dry_base",
+    "dry_allowed_length",
+    "dry_penalty_last_n",
+)
 
 
 class ImageUrl(Body):

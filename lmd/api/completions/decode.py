@@ -1,22 +1,19 @@
 """OpenAI bodies to `GenerationRequest`. Pure: bytes in, values out, InvalidRequest on what cannot be served."""
 
-import base64
-import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
-from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from lmd.api.body import read_body
 from lmd.api.completions import body as wire
+from lmd.api.data_url import image_of
+from lmd.api.ttl import ttl_of
 from lmd.api.unsupported import refuse_unsupported
 from lmd.errors import InvalidRequest, Unsupported
 from lmd.generation import (
     ChatPrompt,
     GenerationRequest,
-    ImagePart,
     Message,
     Part,
     RawPrompt,
@@ -28,7 +25,6 @@ from lmd.generation import (
     ToolCall,
     ToolChoice,
 )
-from lmd.protocol import parse_duration
 
 _MAX_INT = 2**31 - 1
 
@@ -69,7 +65,7 @@ def decode_chat(raw: bytes) -> Decoded:
         ),
         preset=said.preset,
         draft_model=said.draft_model,
-        ttl=_ttl(said.ttl),
+        ttl=ttl_of(said.ttl),
         n=said.n or 1,
         logprobs=(said.top_logprobs or 0) if said.logprobs else None,
         logit_bias=_logit_bias(said.logit_bias),
@@ -99,7 +95,7 @@ def decode_completion(raw: bytes) -> Decoded:
             sampling=_sampling(said, said.max_tokens, "max_tokens"),
             preset=said.preset,
             draft_model=said.draft_model,
-            ttl=_ttl(said.ttl),
+            ttl=ttl_of(said.ttl),
             n=n,
             best_of=said.best_of,
             logprobs=said.logprobs,
@@ -145,6 +141,8 @@ def _sampling(said: wire.Sampled, limit: int | None, limit_name: str) -> Samplin
         seed=None if said.seed is None else said.seed % 2**32 if said.seed >= 0 else -1,
         max_tokens=None if limit is None else min(limit, _MAX_INT),
         stop=None if stop is None else _stops(stop),
+        dry_sequence_breakers=None if said.dry_sequence_breakers is None else tuple(said.dry_sequence_breakers),
+        **{name: getattr(said, name) for name in wire.FURTHER_SAMPLING},
     )
 
 
@@ -152,22 +150,6 @@ def _stops(stop: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(stop, str):
         return (stop,) if stop else ()
     return tuple(stop)
-
-
-def _ttl(said: float | str | None) -> float | None:
-    """Seconds; -1 and "never" pin (inf)."""
-    if said is None:
-        return None
-    if isinstance(said, str):
-        try:
-            return parse_duration(said)
-        except ValueError as error:
-            raise InvalidRequest(f"'ttl' is wrong: {error}.", param="ttl") from None
-    if said == -1:
-        return inf
-    if said < 0:
-        raise InvalidRequest("'ttl' is negative.", hint="Give seconds, or -1 to keep the model loaded.", param="ttl")
-    return said
 
 
 def _logit_bias(said: dict[str, float] | None) -> dict[int, float]:
@@ -241,25 +223,8 @@ def _parts(content: str | list[wire.Content] | None, where: str) -> tuple[Part, 
             case wire.TextContent(text=text) | wire.RefusalContent(refusal=text):
                 parts.append(TextPart(text))
             case wire.ImageContent(image_url=image):
-                parts.append(_image(image.url, f"{where}.content.{index}.image_url.url"))
+                parts.append(image_of(image.url, f"{where}.content.{index}.image_url.url"))
     return tuple(parts)
-
-
-def _image(url: str, param: str) -> ImagePart:
-    """The picture in a data URL (RFC 2397). Nothing is ever fetched for a client."""
-    head, comma, data = url.partition(",")
-    if not url.startswith("data:") or not comma:
-        raise InvalidRequest(
-            f"'{param}' is not a data URL.",
-            hint="lmd fetches nothing: send the image as data:image/…;base64,….",
-            param=param,
-        )
-    media_type, *options = head.removeprefix("data:").split(";")
-    try:
-        decoded = base64.b64decode(data, validate=True) if "base64" in options else unquote_to_bytes(data)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"'{param}' is not base64: {error}.", param=param) from None
-    return ImagePart(decoded, media_type or "application/octet-stream")
 
 
 def _tool(said: wire.FunctionTool) -> Tool:

@@ -54,7 +54,7 @@ def usage_object(usage: Usage) -> dict[str, Any]:
         "completion_tokens_details": {
             "reasoning_tokens": usage.reasoning_tokens,
             "accepted_prediction_tokens": usage.accepted_tokens,
-            "rejected_prediction_tokens": usage.drafted_tokens - usage.accepted_tokens - usage.ignored_draft_tokens,
+            "rejected_prediction_tokens": usage.rejected_draft_tokens,
         },
     }
 

@@ -16,6 +16,9 @@ def client(daemon: Any) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0)
 
 
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+
+
 def chat(client: openai.OpenAI, **more: Any) -> Any:
     return client.chat.completions.create(**{"model": "tiny-chat", "messages": COUNT, "temperature": 0, **more})
 
@@ -149,8 +152,8 @@ def test_errors_are_the_clients_own(client: openai.OpenAI) -> None:
         chat(client, messages=[{"role": "user", "content": "Count to 20. " * 3000}])
     assert caught.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError) as caught:
-        chat(client, extra_body={"draft_model": "tiny-draft"})
-    assert (caught.value.code, caught.value.param) == ("not_implemented", "draft_model")
+        chat(client, messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PIXEL}}]}])
+    assert (caught.value.code, caught.value.param) == ("not_implemented", "messages")
 
 
 async def test_32_clients_stream_at_once_and_each_gets_its_own_text(daemon: Any) -> None:
@@ -227,3 +230,26 @@ def test_a_schema_is_enforced(client: openai.OpenAI) -> None:
     said = json.loads(answer.choices[0].message.content)
     assert (said["name"], said["age"]) == ("Paul", 33)
     assert said["city"] in {"Oslo", "Rome"}
+
+
+def test_a_draft_model_gives_the_same_text_and_true_counts(client: openai.OpenAI) -> None:
+    ask = [{"role": "user", "content": "Count to 40."}]
+    plain = chat(client, messages=ask, max_tokens=120)
+    for draft in ("tiny-draft", "prompt-lookup"):
+        drafted = chat(client, messages=ask, max_tokens=120, extra_body={"draft_model": draft})
+        assert drafted.choices[0].message.content == plain.choices[0].message.content
+        details = drafted.usage.completion_tokens_details
+        assert details.accepted_prediction_tokens >= 0
+        assert details.rejected_prediction_tokens >= 0
+    with pytest.raises(openai.NotFoundError) as caught:
+        chat(client, messages=ask, extra_body={"draft_model": "nobody"})
+    assert caught.value.param == "draft_model"
+
+
+def test_samplers_beyond_openai_reach_the_engine(client: openai.OpenAI) -> None:
+    ask = [{"role": "user", "content": "Count to 20."}]
+    assert "20" in chat(client, messages=ask).choices[0].message.content
+    penalised = chat(client, messages=ask, extra_body={"dry_multiplier": 8.0, "dry_allowed_length": 0})
+    assert penalised.choices[0].message.content != chat(client, messages=ask).choices[0].message.content
+    narrow = chat(client, messages=ask, temperature=1.5, seed=5, extra_body={"typical_p": 1e-6})
+    assert narrow.choices[0].message.content == chat(client, messages=ask).choices[0].message.content
