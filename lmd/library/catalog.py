@@ -16,6 +16,7 @@ from lmd.library.cache import HeaderCache
 from lmd.library.files import Broken, Found, find_files
 from lmd.library.gguf import read_header
 from lmd.library.header import Header
+from lmd.library.mlx import find_mlx
 from lmd.library.model import Model, gather_models, split_name
 from lmd.library.names import Names
 
@@ -59,7 +60,7 @@ class Catalog:
         self.directories = tuple(directories)
         self._cache = HeaderCache(cache_file)
         self._picture = _Picture()
-        self._on_disk: tuple[list[tuple[Found, Header | str]], list[Broken]] = ([], [])
+        self._on_disk: tuple[list[tuple[Found, Header | str]], list[Broken], list[Model]] = ([], [], [])
         """What the picture was made of."""
         self._refreshing = Lock()
         self._subscribers: list[Callable[[Refreshed], None]] = []
@@ -105,10 +106,13 @@ class Catalog:
         """
         with self._refreshing:
             files, unreadable = find_files(self.directories)
-            on_disk = self._cache.read(files), unreadable
+            mlx, unusable = find_mlx(self.directories)
+            unreadable += unusable
+            on_disk = self._cache.read(files), unreadable, mlx
             if on_disk == self._on_disk:
                 return Refreshed()
             models, broken = gather_models(on_disk[0])
+            models = dict(sorted(({model.key: model for model in mlx} | models).items(), key=_by_key))
             before, self._on_disk = self._picture, on_disk
             self._picture = _Picture(
                 MappingProxyType(models),
@@ -176,6 +180,10 @@ class Catalog:
             except (OSError, RuntimeError, WatchfilesRustInternalError) as exc:
                 log.debug("No file events for the model directories, looking every %g s instead: %s", poll, exc)
                 await asyncio.sleep(poll)
+
+
+def _by_key(item: tuple[str, Model]) -> tuple[str, str]:
+    return item[0].casefold(), item[0]
 
 
 def _is_interesting(_: Change, path: str) -> bool:

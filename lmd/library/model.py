@@ -35,6 +35,8 @@ class Model:
     """Bytes on disk, all parts."""
     mtime: float
     """Unix seconds; of the part that changed last."""
+    format: Literal["gguf", "mlx"] = "gguf"
+    """An MLX model is a directory (``path``); its header tells what config.json does, and no engine serves it."""
 
     @property
     def type(self) -> Literal["llm", "vlm", "embeddings"]:
