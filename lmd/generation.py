@@ -258,6 +258,15 @@ class Usage:
     generation_seconds: float = 0.0
     """From the first token sampled to the last."""
 
+    @property
+    def rejected_draft_tokens(self) -> int:
+        return self.drafted_tokens - self.accepted_tokens - self.ignored_draft_tokens
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the tokens after the first; 0 where there are none."""
+        return max(0, self.completion_tokens - 1) / self.generation_seconds if self.generation_seconds > 0 else 0.0
+
 
 # Events of one request, in order: LoadProgress* PromptProgress* (ReasoningDelta | TextDelta | ToolCall*)* Finished.
 # ``choice`` counts from 0 to n-1; each choice ends with its own Finished.
