@@ -256,6 +256,8 @@ class Status(Struct, omit_defaults=True):
     memory_used: int
     """By loaded instances, as measured."""
     problems: list[ProblemRow] = []
+    model_directories: list[str] = []
+    """The first is where downloads and imports go."""
     runtime: dict[str, str] = {}
     """llama_cpp_python, llama_cpp, system_info; empty until a worker has said hello."""
 
