@@ -27,5 +27,13 @@ def describe(loaded: LoadedSettings) -> str:
         if value is None:
             lines.append(f"# {name} is not set  ({origin})")
         else:
-            lines.append(f"{name} = {tomlkit.item(value).as_string()}  # {origin}")
+            lines.append(f"{name} = {_in_one_line(value)}  # {origin}")
     return "\n".join(lines) + "\n"
+
+
+def _in_one_line(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_in_one_line, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{name} = {_in_one_line(inner)}' for name, inner in value.items())} }}"
+    return str(tomlkit.item(value).as_string())

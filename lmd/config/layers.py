@@ -233,11 +233,9 @@ def _absolute_paths(key: str, value: Any, base: Path, environ: Mapping[str, str]
     """``value`` of ``key`` (or of a section) with "~" expanded in its paths, and relative ones put below ``base``."""
     if isinstance(value, dict):
         return {name: _absolute_paths(f"{key}.{name}", inner, base, environ) for name, inner in value.items()}
-    if key not in _PATHS:
-        return value
     if isinstance(value, list):
         return [_absolute_paths(key, item, base, environ) for item in value]
-    return str(absolute(value, base, environ)) if isinstance(value, str) and value else value
+    return str(absolute(value, base, environ)) if key in _PATHS and isinstance(value, str) and value else value
 
 
 def absolute(text: str, base: Path, environ: Mapping[str, str]) -> Path:
@@ -247,7 +245,7 @@ def absolute(text: str, base: Path, environ: Mapping[str, str]) -> Path:
     return base.absolute() / text
 
 
-_PATHS = {key for key, kind in schema.leaves(Settings).items() if "Path" in str(kind)}
+_PATHS = {key for key, kind in schema.leaves(Settings).items() if "Path" in str(kind)} | {"defaults.load.adapters.path"}
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:

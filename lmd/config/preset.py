@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -175,7 +175,7 @@ def resolve_preset(name: str, files: Mapping[str, PresetFile], *, environ: Mappi
     origins: dict[str, str] = {}
     for file in reversed(chain):
         said = file.said
-        load, sampling, chat = said.load.over(load), said.sampling.over(sampling), _chat_over(file, chat)
+        load, sampling, chat = _load(file, environ).over(load), said.sampling.over(sampling), _chat_over(file, chat)
         for key in ("ttl", "pinned", "preload"):
             if (value := getattr(said, key)) is not None:
                 merged[key] = value
@@ -226,6 +226,19 @@ def _chat_over(file: PresetFile, base: ChatSettings) -> ChatSettings:
         template=file.template if has_template else base.template,
         reasoning=said.reasoning or base.reasoning,
         template_args={**base.template_args, **said.template_args},
+    )
+
+
+def _load(file: PresetFile, environ: Mapping[str, str]) -> LoadParams:
+    load = file.said.load
+    if load.adapters is None:
+        return load
+    folder = file.path.parent
+    return replace(
+        load,
+        adapters=tuple(
+            replace(one, path=os.path.normpath(absolute(one.path, folder, environ))) for one in load.adapters
+        ),
     )
 
 

@@ -162,6 +162,8 @@ def _in_data(loc: Loc, data: Any) -> Loc:
 def _message(details: Sequence[ErrorDetails], root: Any, loc: Loc) -> str:
     if details[0]["type"] in _UNKNOWN:
         return suggest(root, loc)
+    if details[0]["type"] == "missing":
+        return f"'{details[0]['loc'][-1]}' is missing"
     wanted = list(dict.fromkeys(_expected(detail) for detail in details))
     if len(details) == 1 and details[0]["type"] == "value_error":
         text = wanted[0]

@@ -10,7 +10,7 @@ from lmd.config.describe import describe
 from lmd.config.layers import LoadedSettings, flatten, load_settings
 from lmd.config.settings import Settings
 from lmd.errors import ConfigError, Problem
-from lmd.loading import LoadParams
+from lmd.loading import Adapter, LoadParams
 
 Load = Callable[..., LoadedSettings]
 
@@ -192,6 +192,8 @@ def test_relative_paths_in_the_file_are_meant_from_the_file(load: Load, tmp_path
     assert settings.paths.models == (tmp_path / "m", tmp_path / "n", Path("/o"))
     assert settings.paths.presets == tmp_path / "p"
     assert settings.control.socket == tmp_path / "s"
+    adapters = load('[defaults.load]\nadapters = [{ path = "a.gguf" }]\n').settings.defaults.load.adapters
+    assert adapters == (Adapter(path=str(tmp_path / "a.gguf")),)
 
 
 def test_a_socket_path_that_no_socket_can_have_is_refused(load: Load) -> None:
@@ -265,6 +267,8 @@ def test_the_printed_settings_read_back_to_themselves(load: Load, tmp_path: Path
         [defaults.sampling]
         stop = ["\\n", "\\u007f"]
         temperature = 0.7
+        [[defaults.load.adapters]]
+        path = "/a.gguf"
     """
     loaded = load(text, {"LMD_LOG__LEVEL": "debug"}, server__port=0)
     printed = describe(loaded)

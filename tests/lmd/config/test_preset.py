@@ -6,7 +6,7 @@ import pytest
 from lmd.config.preset import Preset, PresetFile, read_preset_file, resolve_preset
 from lmd.errors import ConfigError, Problem
 from lmd.generation import SamplingParams
-from lmd.loading import LoadParams
+from lmd.loading import Adapter, LoadParams
 
 
 @pytest.fixture
@@ -161,6 +161,8 @@ def test_ttl_takes_seconds_and_durations(folder: Path, text: str, seconds: float
             (2, 1, "chat.template_file"),
             "nope.jinja cannot be read: no such file",
         ),
+        ("[load]\nadapters = [{ scale = 1 }]", (2, 13, "load.adapters[0]"), "'path' is missing"),
+        ("[load]\nadapters = ['a.gguf']", (2, 13, "load.adapters[0]"), "a table"),
         ("[chat]\ntemplate_file = '.'", (2, 1, "chat.template_file"), "not a regular file"),
         ("[chat.template_args]\nday = 1979-05-27", (2, 1, "chat.template_args.day"), "dates and times"),
         ("model = 'x", (1, 11, ""), "TOML syntax"),
@@ -232,6 +234,13 @@ def test_a_template_is_found_beside_the_file_that_names_it(tmp_path: Path) -> No
     (tmp_path / "sub/t.jinja").write_text("T")
     found = preset(tmp_path, "p", p='model = "m"\nchat.template_file = "sub/t.jinja"')
     assert found.chat.template_file == tmp_path / "sub/t.jinja"
+
+
+def test_adapters_are_found_beside_the_file_that_names_them_also_when_another_extends_it(tmp_path: Path) -> None:
+    text = 'model = "m"\nload.adapters = [{ path = "../a.gguf", scale = 0.5 }, { path = "/b.gguf" }]'
+    (tmp_path / "sub").mkdir()
+    found = preset(tmp_path / "sub", "more", base=text, more='extends = "base"')
+    assert found.load.adapters == (Adapter(path=str(tmp_path / "a.gguf"), scale=0.5), Adapter(path="/b.gguf"))
 
 
 @pytest.mark.parametrize(
