@@ -1,5 +1,6 @@
 """The daemon's settings: every section, key, bound and default. `lmd.config.layers` reads them."""
 
+import math
 import os
 import re
 from pathlib import Path
@@ -64,6 +65,14 @@ class Server(Section):
     """Whether models may be loaded, unloaded and fetched over HTTP. "local": from this machine's loopback only."""
 
 
+class Service(Section):
+    """What concerns the process itself."""
+
+    idle_exit: Annotated[Duration, Ge(1)] = math.inf
+    """Seconds without a model in memory, a request or a download after which lmd leaves, if systemd's lmd.socket
+    would start it again; ``inf``: never."""
+
+
 class Control(Section):
     socket: Annotated[Path, AfterValidator(_check_socket)] = Path("/run/lmd/lmd.sock")
     mode: Annotated[int, BeforeValidator(_read_mode), PlainSerializer("{:04o}".format, return_type=str)] = 0o660
@@ -122,6 +131,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
+    daemon: Service = Service()
     server: Server = Server()
     control: Control = Control()
     paths: Paths = Paths()

@@ -22,6 +22,7 @@ from lmd.pool.clock import Clock, LoopClock
 from lmd.pool.instance import Instance, OnProgress, State, Waiter
 from lmd.pool.lease import Lease
 from lmd.pool.lifecycle import Lifecycle, ModelSettings, ttl_of
+from lmd.pool.liveness import overdue
 from lmd.pool.memory import Budget, Probe, probe, total
 from lmd.pool.pump import Pump
 from lmd.pool.refusals import identifier_taken, in_use, no_instance, stopping
@@ -81,6 +82,16 @@ class Pool:
     def facts(self) -> WorkerFacts | None:
         """What the newest worker said in its Hello; None before the first."""
         return self._lifecycle.facts
+
+    @property
+    def is_empty(self) -> bool:
+        """No instance is there, on its way or on its way out."""
+        return next(iter(self._instances), None) is None
+
+    def overdue(self) -> str:
+        """What it should have done and has not, in words, for a watchdog; "" when all is well. True for an instant
+        of a healthy pool: one that says it at two looks is stuck."""
+        return overdue(self._instances, self._clock.now())
 
     @property
     def active_leases(self) -> int:
@@ -149,9 +160,14 @@ class Pool:
     async def preload(
         self, wanted: Sequence[Wanted], on_progress: Callable[[str, float], None] | None = None
     ) -> dict[str, LmdError]:
-        """Load these one after the other, whatever becomes of each. Returns what failed, by name."""
+        """Load these one after the other, whatever becomes of each. Returns what failed, by name.
+
+        ``on_progress`` hears of each load's begin, too.
+        """
         failed: dict[str, LmdError] = {}
         for each in wanted:
+            if on_progress is not None:
+                on_progress(each.name, 0.0)
             try:
                 await self.load(replace(each, origin=Origin.PRELOAD), on_progress and partial(on_progress, each.name))
             except LmdError as error:
