@@ -82,7 +82,7 @@ class ConfigStore:
         return reloaded
 
     def check(self, models: Mapping[str, Path] | None = None) -> tuple[Problem, ...]:
-        """What a reload would find wrong, with aliases that are keys of ``models``. Changes nothing. Blocks on files."""
+        """What a reload would find wrong, and aliases that are keys of ``models``. Changes nothing. Blocks on files."""
         loaded, presets, problems = self._read()
         read = _snapshot(loaded, presets, problems)
         return (*read.problems, *alias_clashes(read, models or {}))

@@ -8,65 +8,15 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from http.client import HTTPConnection, HTTPResponse
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
 import pytest
 
-LONG = {
-    "model": "tiny-chat",
-    "prompt": "<|im_start|>user\nCount to 40.<|im_end|>\n<|im_start|>assistant\n",
-    "stream": True,
-    "ignore_eos": True,
-    "max_tokens": 6000,
-}
-"""Keeps a stream open for as long as a test needs: many seconds of tokens."""
-SHORT = {**LONG, "ignore_eos": False, "stream": False, "temperature": 0}
-
-
-def post(url: str, body: Any, path: str = "/v1/completions") -> HTTPResponse:
-    parts = urlsplit(url)
-    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=60)
-    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-    return connection.getresponse()
-
-
-def get(url: str, path: str) -> tuple[int, Any]:
-    parts = urlsplit(url)
-    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=60)
-    connection.request("GET", path)
-    response = connection.getresponse()
-    return response.status, json.loads(response.read())
-
-
-def events(response: HTTPResponse) -> Iterator[Any]:
-    """The stream's data, parsed; "[DONE]" as it is."""
-    for line in response:
-        if line.startswith(b"data: "):
-            data = line.removeprefix(b"data: ").strip()
-            yield "[DONE]" if data == b"[DONE]" else json.loads(data)
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    """Whether ``condition`` comes true; polls the outside world, which tells no events."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return condition()
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+from tests.lmd.client import LONG, SHORT, alive, control, events, eventually, get, post
 
 
 def test_sigterm_stops_an_idle_daemon_and_leaves_nothing(start_daemon: Any) -> None:
@@ -154,14 +104,6 @@ def test_a_killed_worker_ends_its_stream_with_an_error_and_the_next_request_gets
     assert now["other"] == rows["other"]["pid"]
 
 
-def control(path: Path, route: str) -> Any:
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(os.fspath(path))
-        connection.sendall(f"GET {route} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
-        with connection.makefile("rb") as answer:
-            return json.loads(answer.read().partition(b"\r\n\r\n")[2])
-
-
 def test_the_control_socket_has_its_mode(start_daemon: Any) -> None:
     daemon = start_daemon(arguments=["-o", "control.mode=0600"])
     assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o600
@@ -243,6 +185,14 @@ def until(manager: socket.socket, wanted: str) -> str:
         said = manager.recv(4096).decode()
         if wanted in said.splitlines():
             return said
+
+
+def test_the_service_manager_sees_the_preload(start_daemon: Any, manager: socket.socket) -> None:
+    presets = {"warm": 'model = "tiny-chat"\npreload = true\n'}
+    with ThreadPoolExecutor(1) as reader:  # meanwhile: more states are told than the socket holds
+        told = reader.submit(lambda: (until(manager, "STATUS=preloading warm: 0%"), until(manager, "READY=1")))
+        start_daemon(presets=presets, environ={"NOTIFY_SOCKET": manager.getsockname()})
+        assert ": 1 models in memory" in told.result()[1]
 
 
 def test_the_service_manager_is_told_everything(start_daemon: Any, manager: socket.socket) -> None:

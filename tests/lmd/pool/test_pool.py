@@ -566,7 +566,7 @@ async def test_preload_goes_on_after_a_failure(rig):
     await rig.finish_loads(1)
     failed = await preload
     assert list(failed) == ["a"]
-    assert names == [("c", 0.5)]
+    assert names == [("a", 0.0), ("c", 0.0), ("c", 0.5)]
     assert rig.states()["c"] == "ready"
 
 
