@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from lmd.api import control, downloads, health, library
+from lmd.api import control, downloads, health, library, openapi
+from lmd.api.anthropic import errors as anthropic_errors
+from lmd.api.anthropic import routes as anthropic
 from lmd.api.completions import errors as openai_errors
+from lmd.api.lmstudio import errors as lmstudio_errors
+from lmd.api.lmstudio import v0, v1
 from lmd.api.middleware import (
     ErrorShape,
     add_common_headers,
@@ -30,12 +34,27 @@ if TYPE_CHECKING:
 
 def client_routes() -> list[web.RouteDef]:
     """What both applications serve: every dialect, and the health check."""
-    return [*openai.routes(), *health.routes()]
+    return [
+        *openai.routes(),
+        *anthropic.routes(),
+        *v0.routes(),
+        *v1.routes(),
+        *health.routes(),
+        *openapi.routes(OPERATIONS),
+    ]
 
+
+OPERATIONS = (*openai.OPERATIONS, *anthropic.OPERATIONS, *v0.OPERATIONS, *v1.OPERATIONS, *health.OPERATIONS)
 
 #: Whose shape an error has, by the longest prefix of the path that fits.
-CLIENT_SHAPES: Sequence[tuple[str, ErrorShape]] = (("/", openai_errors.error_body),)
-CONTROL_SHAPES: Sequence[tuple[str, ErrorShape]] = (("/v1/", openai_errors.error_body), ("/", control.error_body))
+_DIALECT_SHAPES: Sequence[tuple[str, ErrorShape]] = (
+    ("/v1/", openai_errors.error_body),
+    ("/v1/messages", anthropic_errors.error_body),
+    ("/api/v0/", openai_errors.error_body),
+    ("/api/v1/", lmstudio_errors.error_body),
+)
+CLIENT_SHAPES: Sequence[tuple[str, ErrorShape]] = (*_DIALECT_SHAPES, ("/", openai_errors.error_body))
+CONTROL_SHAPES: Sequence[tuple[str, ErrorShape]] = (*_DIALECT_SHAPES, ("/", control.error_body))
 
 
 def client_app(services: Services, bound: Callable[[], Collection[str]]) -> web.Application:

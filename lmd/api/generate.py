@@ -103,6 +103,16 @@ class Generation:
             note_usage(record, total_usage(ended))
 
 
+async def count_prompt(services: Services, request: GenerationRequest) -> int:
+    """Tokens of the prompt that ``request`` would feed; a model that is not loaded is. Raises as `Generation`."""
+    services.activity.refuse_if_draining()
+    served = find_served(services, request)
+    with services.activity.request():
+        async with services.pool.lease(served.wanted) as lease:
+            order = (await prepare(served, request, lease)).generate(0)
+            return len(await lease.tokenize(order.prompt, order.add_special))
+
+
 def note_first_piece(record: RequestRecord | None) -> None:
     if record is not None and record.first_token is None:
         record.first_token = time.monotonic()

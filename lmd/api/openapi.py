@@ -6,7 +6,7 @@ answers by the types that `Operation` names.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -45,7 +45,7 @@ _GENERATING = (409, 429)
 
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
-    schemas: dict[str, Any] = {}
+    schemas, definitions = _schemas(operations)
     paths: dict[str, dict[str, Any]] = {}
     for one in operations:
         paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, schemas)
@@ -57,15 +57,35 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
             "summary": "Local GGUF language models over OpenAI's, Anthropic's and LM Studio's APIs.",
         },
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": definitions},
     }
 
 
-def _operation(one: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
-    content = {"application/json": {"schema": _schema(one.answer, schemas, "serialization")}}
+_Mode = Literal["validation", "serialization"]
+_Schemas = Mapping[tuple[int, _Mode], dict[str, Any]]
+"""By the identity of the type: not all of them can be hashed."""
+
+
+def _schemas(operations: Sequence[Operation]) -> tuple[_Schemas, dict[str, Any]]:
+    """Each type's schema, and the named parts of all: made together, so that equal names stay apart."""
+    types: dict[tuple[int, _Mode], Any] = {}
+    for one in operations:
+        types[id(one.answer), "serialization"] = one.answer
+        types[id(one.error), "serialization"] = one.error
+        if one.body is not None:
+            types[id(one.body), "validation"] = one.body
+    inputs: list[tuple[tuple[int, _Mode], _Mode, TypeAdapter[Any]]] = [
+        (key, key[1], TypeAdapter(kind)) for key, kind in types.items()
+    ]
+    found, rest = TypeAdapter.json_schemas(inputs, ref_template=_REFERENCE.format("{model}"))
+    return {key: schema for (key, _), schema in found.items()}, rest.get("$defs", {})
+
+
+def _operation(one: Operation, schemas: _Schemas) -> dict[str, Any]:
+    content = {"application/json": {"schema": schemas[id(one.answer), "serialization"]}}
     if one.streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    error = {"application/json": {"schema": _schema(one.error, schemas, "serialization")}}
+    error = {"application/json": {"schema": schemas[id(one.error), "serialization"]}}
     statuses = {*_USUAL, *one.statuses}
     if one.body is not None:
         statuses |= {*_WITH_BODY, *_GENERATING}
@@ -89,20 +109,9 @@ def _operation(one: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
             for name, text in one.parameters.items()
         ]
     if one.body is not None:
-        schema = _schema(one.body, schemas, "validation")
+        schema = schemas[id(one.body), "validation"]
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return described
-
-
-def _schema(kind: Any, schemas: dict[str, Any], mode: Any) -> dict[str, Any]:
-    """The JSON schema of ``kind``; its named parts go into ``schemas``."""
-    schema = TypeAdapter(kind).json_schema(ref_template=_REFERENCE.format("{model}"), mode=mode)
-    schemas.update(schema.pop("$defs", {}))
-    name = schema.get("title")
-    if name is None or "properties" not in schema:
-        return schema
-    schemas[name] = schema
-    return {"$ref": _REFERENCE.format(name)}
 
 
 def routes(operations: Sequence[Operation]) -> list[web.RouteDef]:

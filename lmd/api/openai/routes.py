@@ -1,10 +1,15 @@
 """The OpenAI dialect's routes."""
 
+from datetime import UTC, datetime
+
 import msgspec
 from aiohttp import web
 
 from lmd.api.completions.answer import respond
+from lmd.api.completions.body import ChatBody, CompletionBody
 from lmd.api.completions.decode import decode_chat, decode_completion
+from lmd.api.completions.shapes import ChatCompletion, Completion, ListedModel, ListedModels, OpenAIError
+from lmd.api.openapi import Operation
 from lmd.api.served import canonical_name, served_names
 from lmd.api.services import services_of
 from lmd.api.unsupported import embeddings_refused
@@ -20,6 +25,26 @@ def routes() -> list[web.RouteDef]:
     ]
 
 
+OPERATIONS = (
+    Operation(
+        method="GET", path="/v1/models", summary="List presets, models and named instances",
+        answer=ListedModels, error=OpenAIError,
+    ),
+    Operation(
+        method="GET", path="/v1/models/{id}", summary="One of them, by any name that requests may use",
+        answer=ListedModel, error=OpenAIError, parameters={"id": "Name of a model, preset, alias or instance."},
+    ),
+    Operation(
+        method="POST", path="/v1/chat/completions", summary="Answer a chat",
+        body=ChatBody, answer=ChatCompletion, error=OpenAIError, streams=True,
+    ),
+    Operation(
+        method="POST", path="/v1/completions", summary="Complete a prompt",
+        body=CompletionBody, answer=Completion, error=OpenAIError, streams=True,
+    ),
+)  # fmt: skip
+
+
 async def list_models(request: web.Request) -> web.Response:
     names = served_names(services_of(request))
     data = [_model_object(name, created) for name, created in names.items()]
@@ -32,8 +57,17 @@ async def get_model(request: web.Request) -> web.Response:
     return _json_response(_model_object(name, created))
 
 
-def _model_object(name: str, created: float) -> dict[str, object]:
-    return {"id": name, "object": "model", "created": int(created), "owned_by": "lmd"}
+def _model_object(name: str, created: float) -> ListedModel:
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(created),
+        "owned_by": "lmd",
+        # Anthropic's client lists models at the same path and reads these.
+        "type": "model",
+        "display_name": name,
+        "created_at": datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+    }
 
 
 def _json_response(value: object) -> web.Response:
