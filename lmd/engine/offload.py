@@ -6,7 +6,7 @@ split mode "layer"). A layer's part of the KV cache lies where the layer lies. A
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -175,16 +175,41 @@ def cells_that_fit(weights: Weights, cost: Cost, space: Space, gpu_layers: int) 
     return limit
 
 
-def place(weights: Weights, cost: Cost, want: Wanted, space: Space) -> Placement | None:
+def place(weights: Weights, cost_of: Callable[[int], Cost], want: Wanted, space: Space) -> Placement | None:
     """The most layers on the devices that leave room for the cache (or those asked for); then the most cells.
 
-    None: it does not fit, whatever is offloaded.
+    ``cost_of``: what `Wanted.cells` cost with so many layers offloaded. It is asked as seldom as can be, as asking
+    takes time. None: it does not fit, whatever is offloaded.
     """
-    most = weights.n_layers
-    choices = range(most, -1, -1) if want.gpu_layers is None else (min(want.gpu_layers, most),)
     for floor in (want.ample, want.least):
-        for n in choices:
-            cells = min(want.cells, cells_that_fit(weights, cost, space, n))
-            if cells >= floor:
-                return Placement(gpu_layers=n, cells=cells, context_length=min(want.context_length, cells))
+        if want.gpu_layers is None:
+            layers = _most_layers(weights, cost_of, space, floor)
+        else:
+            layers = min(want.gpu_layers, weights.n_layers)
+        cells = min(want.cells, cells_that_fit(weights, cost_of(layers), space, layers)) if layers >= 0 else 0
+        if cells >= floor:
+            return Placement(gpu_layers=layers, cells=cells, context_length=min(want.context_length, cells))
     return None
+
+
+def _most_layers(weights: Weights, cost_of: Callable[[int], Cost], space: Space, floor: int) -> int:
+    """The most layers that leave room for ``floor`` cells; -1: not even none.
+
+    By bisection, but as the cost changes little from one number to the next (only the last layer may change the graph
+    a lot), each answer also tells where to ask next.
+    """
+    fits, too_many = -1, weights.n_layers + 1
+    n = weights.n_layers
+    while too_many - fits > 1:
+        cost = cost_of(n)
+        able = [m for m in range(fits + 1, too_many) if cells_that_fit(weights, cost, space, m) >= floor]
+        if n in able:
+            fits = n
+            if able[-1] == n:
+                return n
+            n = able[-1]
+        else:
+            too_many = n
+            below = [m for m in able if m < n]
+            n = below[-1] if below and below[-1] > 0 else (fits + too_many) // 2
+    return fits

@@ -125,11 +125,16 @@ class Sketch:
 
     @contextlib.contextmanager
     def _model(self, gpu_layers: int) -> Iterator[Model]:
-        model = Model(self._backend, self._path, self._params, gpu_layers=gpu_layers, sketch=self._vocabulary)
+        log = self._backend.log
+        log.sketching = True
         try:
-            yield model
+            model = Model(self._backend, self._path, self._params, gpu_layers=gpu_layers, sketch=self._vocabulary)
+            try:
+                yield model
+            finally:
+                model.close()
         finally:
-            model.close()
+            log.sketching = False
 
     def cost(self, gpu_layers: int, cells: int) -> Cost:
         """What a context of ``cells`` takes with ``gpu_layers`` layers offloaded."""
@@ -150,21 +155,18 @@ class Sketch:
 
 
 def fit_to_devices(sketch: Sketch, want: Wanted, space: Space) -> Placement:
-    """How to load: planned, measured as planned, and planned again with fewer layers until it fits as measured.
+    """How to load, as llama.cpp plans it. Raises InsufficientMemory when it fits in no way."""
+    costs: dict[int, Cost] = {}
 
-    Raises InsufficientMemory when it fits in no way.
-    """
-    weights = sketch.weights
-    layers = weights.n_layers if want.gpu_layers is None else min(want.gpu_layers, weights.n_layers)
-    while True:
-        cost = sketch.cost(layers, want.cells)
-        placement = place(weights, cost, want, space)
-        if placement is None:
-            raise _too_large(weights, cost, want, space)
-        if placement.gpu_layers >= layers:
-            # Of more layers than were measured it is not known what they cost.
-            return place(weights, cost, replace(want, gpu_layers=layers), space) or placement
-        layers = placement.gpu_layers
+    def cost_of(gpu_layers: int) -> Cost:
+        if gpu_layers not in costs:
+            costs[gpu_layers] = sketch.cost(gpu_layers, want.cells)
+        return costs[gpu_layers]
+
+    placement = place(sketch.weights, cost_of, want, space)
+    if placement is None:
+        raise _too_large(sketch.weights, next(iter(costs.values())), want, space)
+    return placement
 
 
 def _too_large(weights: Weights, cost: Cost, want: Wanted, space: Space) -> InsufficientMemory:
