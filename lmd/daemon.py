@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from aiohttp import web
 
 from lmd import log, systemd
 from lmd.api.app import client_app, control_app
+from lmd.api.idle import Idleness
 from lmd.api.listen import ControlSocket, bind_http, bound_hosts, url_of
 from lmd.api.rows import current_problems
 from lmd.api.served import wanted_of
@@ -26,7 +28,7 @@ from lmd.config.store import ConfigStore, Reloaded
 from lmd.conversations import Conversations
 from lmd.errors import LmdError, Problem
 from lmd.library.catalog import Catalog
-from lmd.library.downloads import Downloads
+from lmd.library.downloads import RESTING, Downloads
 from lmd.library.hub import Hub
 from lmd.library.repository import Room
 from lmd.library.transfer import Pace
@@ -39,6 +41,10 @@ _STATUS_SECONDS = 2.0
 """How often the service manager's STATUS is looked at; it is told only when it changed."""
 _CLOSING_SECONDS = 2.0
 """What connections get to take their last bytes once everything behind them has ended."""
+_EXTENSION_SECONDS = 60.0
+"""By how much the service manager is asked to wait longer, each time there is a reason to."""
+_LAST_CALL_SECONDS = 0.2
+"""What a connection that was accepted just before an idle daemon leaves gets to say what it wants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,8 @@ class _Listening:
     control: Sequence[socket.socket]
     own_control: ControlSocket | None
     """None: the control socket was passed by systemd, who keeps it."""
+    activated: bool
+    """systemd keeps the HTTP port, and starts lmd anew for who comes after it has left."""
 
     def close(self) -> None:
         for one in (*self.http, *self.control):
@@ -70,6 +78,7 @@ class Daemon:
         self._is_ready = False
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
+        self._idleness = Idleness()
         self._conversations = Conversations(
             settings.paths.state / "conversations.db", lambda: self._config.snapshot.settings.conversations
         )
@@ -112,6 +121,7 @@ class Daemon:
                     asyncio.create_task(_lasting(self._catalog.watch(), "following the models")),
                     asyncio.create_task(_lasting(self._conversations.keep_limits(), "keeping conversations")),
                     asyncio.create_task(_lasting(self._show_life(), "the service manager's watchdog")),
+                    asyncio.create_task(_lasting(self._leave_when_idle(runners, listening), "leaving when idle")),
                 ]
                 await self._preload()
                 self._tell_ready()
@@ -132,6 +142,7 @@ class Daemon:
             (client_app(self._services, lambda: bound), listening.http),
             (control_app(self._services), listening.control),
         ):
+            app.middlewares.insert(0, self._idleness.middleware())
             runner = web.AppRunner(
                 app, handler_cancellation=True, access_log=None, shutdown_timeout=_CLOSING_SECONDS, handle_signals=False
             )
@@ -158,11 +169,15 @@ class Daemon:
 
         def show(name: str, fraction: float) -> None:
             self._notifier.status(f"preloading {name}: {fraction:.0%}")
-            self._notifier.extend_timeout(60)
 
         preloading = asyncio.create_task(self._pool.preload(wanted, show))
         stopping = asyncio.create_task(self._stop.wait())
-        await asyncio.wait([preloading, stopping], return_when=asyncio.FIRST_COMPLETED)
+        # Each load has a limit of its own ([models] load_timeout), and some show no progress for minutes.
+        while not (preloading.done() or stopping.done()):
+            self._notifier.extend_timeout(_EXTENSION_SECONDS)
+            await asyncio.wait(
+                [preloading, stopping], timeout=_EXTENSION_SECONDS / 4, return_when=asyncio.FIRST_COMPLETED
+            )
         stopping.cancel()
         if not preloading.done():
             preloading.cancel()
@@ -204,18 +219,25 @@ class Daemon:
         return f"{what}: {len(rows)} models in memory, {activity.active} requests open, {activity.served} served"
 
     async def _show_life(self) -> None:
-        """STATUS and WATCHDOG. It runs on the loop that serves, so a hung loop shows none."""
+        """STATUS and WATCHDOG. It runs on the loop that serves, so a hung loop shows none; nor does a stuck pool.
+
+        A model that is slow or hangs is no reason: it does so in a process of its own.
+        """
         watchdog = systemd.watchdog_interval()
         if watchdog is None and "NOTIFY_SOCKET" not in os.environ:
             return
-        told = ""
+        told = due_before = ""
         while True:
             line = self._status_line()
             if line != told:
                 self._notifier.status(line)
                 told = line
-            if watchdog is not None:
+            due = self._pool.overdue()
+            if due and due == due_before:
+                logger.critical("the pool is stuck: %s", due)
+            elif watchdog is not None:
                 self._notifier.watchdog()
+            due_before = due
             await asyncio.sleep(min(_STATUS_SECONDS, watchdog or _STATUS_SECONDS))
 
     async def reload(self) -> Reloaded:
@@ -246,6 +268,36 @@ class Daemon:
                 self._pool.mark_stale(name, None)
         self._pool.refresh()
         logger.info("reloaded: %s", ", ".join([*reloaded.changed, *reloaded.settings]) or "nothing changed")
+
+    # ── leave when idle ──
+
+    async def _leave_when_idle(self, runners: Sequence[web.AppRunner], listening: _Listening) -> None:
+        """Stop the daemon once nothing has been in memory, asked for or fetched for ``[daemon] idle_exit``.
+
+        Late by up to a tenth of that. Only where systemd would start it again.
+        """
+        loop = asyncio.get_running_loop()
+        busy_at, warned = loop.time(), False
+        while True:
+            limit = self._config.snapshot.settings.daemon.idle_exit
+            fetching = any(row.state not in RESTING for row in self._downloads.rows())
+            if fetching or not self._pool.is_empty:
+                busy_at = loop.time()
+            idle = min(loop.time() - busy_at, self._idleness.seconds())
+            if limit < math.inf and not listening.activated:
+                if not warned:
+                    logger.warning("[daemon] idle_exit has no effect: nothing would start lmd again but lmd.socket")
+                    warned = True
+            elif idle >= limit:
+                break
+            await asyncio.sleep(min(limit / 10, 10.0))
+        logger.info("leaving: idle for %gs; the next connection starts lmd again", limit)
+        for runner in runners:
+            for site in list(runner.sites):
+                await site.stop()  # from here on connections wait with systemd, for the next lmd
+        await asyncio.sleep(_LAST_CALL_SECONDS)
+        await self._idleness.quiet()
+        self._stop.set()
 
     # ── what downloads need to know ──
 
@@ -288,9 +340,9 @@ class Daemon:
         self._notifier.stopping(f"draining {activity.active} requests")
         if activity.active:
             logger.info("stopping: %d requests get %gs to end", activity.active, limit)
-            self._notifier.extend_timeout(limit + 2 * _CLOSING_SECONDS)
+            self._notifier.extend_timeout(limit + _EXTENSION_SECONDS)
         waiting = [asyncio.ensure_future(activity.idle()), asyncio.ensure_future(self._cut.wait())]
-        await asyncio.wait(waiting, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, timeout=limit if limit < math.inf else None, return_when=asyncio.FIRST_COMPLETED)
         for one in waiting:
             one.cancel()
         if activity.active:
@@ -328,7 +380,10 @@ def _listen(settings: Any) -> _Listening:
         if own is not None:
             own.close()
         raise
-    return _Listening(http, control, own)
+    activated = "http" in passed
+    if activated and (settings.server.host, settings.server.port) != http[0].getsockname()[:2]:
+        logger.info("[server] host and port have no effect: lmd.socket has lmd serve on %s", url_of(http))
+    return _Listening(http, control, own, activated)
 
 
 async def _lasting(work: Any, what: str) -> None:

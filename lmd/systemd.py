@@ -14,6 +14,10 @@ _FIRST_FD = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 
 
+_LONGEST_SECONDS = 10 * 365 * 86400.0
+"""Stands for ever: the manager adds it to the time of day in 64 bits of microseconds."""
+
+
 class Notifier:
     """Sends states to the service manager (sd_notify(3)). Never raises, never blocks."""
 
@@ -37,8 +41,8 @@ class Notifier:
         self._say("WATCHDOG=1")
 
     def extend_timeout(self, seconds: float) -> None:
-        """Start or stop takes longer: count the manager's timeout from now, for ``seconds``."""
-        self._say(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+        """Start or stop takes longer: count the manager's timeout from now, for ``seconds``, which may be ``inf``."""
+        self._say(f"EXTEND_TIMEOUT_USEC={int(min(seconds, _LONGEST_SECONDS) * 1e6)}")
 
     def _say(self, *lines: str) -> None:
         # A status is one line of the datagram: a newline in it would be read as another assignment.
