@@ -130,3 +130,5 @@ class LoadedModel:
     """Components of its vectors; 1 with "rank"."""
     vram_bytes: int = 0
     """What of the weights, the cache and the compute buffers (the draft model's too) is in VRAM."""
+    control_texts: tuple[str, ...] = ()
+    """Texts that become control tokens where a prompt says so; what a client writes must not (`lmd.chat.control`)."""

@@ -78,7 +78,7 @@ async def prepare(served: Served, request: GenerationRequest, lease: Lease) -> P
     order = _orders(
         request,
         replace(sampling, stop=(*asked, *own)),
-        [PromptText(turn.text)],
+        [PromptText(text, special) for text, special in turn.parts],
         preserved=list(turn.preserved),
         constraint=None if spec is None else Constraint(spec.kind, spec.source, list(spec.triggers)),
     )
@@ -86,6 +86,7 @@ async def prepare(served: Served, request: GenerationRequest, lease: Lease) -> P
 
 
 def _render(served: Served, prompt: ChatPrompt, lease: Lease) -> Turn:
+    from lmd.chat.control import control_texts
     from lmd.chat.dialogue import Dialogue
 
     chat, loaded = served.target.chat, lease.loaded
@@ -97,6 +98,7 @@ def _render(served: Served, prompt: ChatPrompt, lease: Lease) -> Turn:
         eos=loaded.eos_text,
         now=datetime.now().astimezone(),
         reasoning=chat.reasoning,
+        control=control_texts(loaded.control_texts),
     )
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import cached_property
 
 from lmd.chat.constraints import ConstraintSpec, constrain
+from lmd.chat.control import ControlTexts, Guard, Part
 from lmd.chat.default_tools import described
 from lmd.chat.derive import derive
 from lmd.chat.formats import Format
@@ -39,6 +40,8 @@ class Turn:
     """A conversation as the model is given it, and how its answer is read. ``parser`` makes a fresh parser."""
 
     text: str
+    parts: tuple[Part, ...]
+    """``text``, cut where control texts are the client's words and no tokens."""
     format: Format
     preserved: tuple[str, ...]
     stop: tuple[str, ...]
@@ -143,10 +146,12 @@ class Dialogue:
         now: datetime,
         reasoning: str | None = None,
         inline_reasoning: bool = False,
+        control: ControlTexts | None = None,
     ) -> Turn:
         """Render ``prompt`` and choose how its answer is read and constrained. Blocks: call it in a thread.
 
         ``reasoning`` is the preset's setting ("auto", "on", "off" or an effort); the request's own wins.
+        ``control``: the vocabulary's control texts, which stay text where the conversation has them.
         `TemplateError`, `InvalidRequest`, `Unsupported` before anything is generated.
         """
         _check_tools(prompt)
@@ -161,7 +166,16 @@ class Dialogue:
             calls=bool(shape.calls) and voice.native,
             results=shape.results and voice.native,
         )
-        text = voice.template.render(shown, bos=bos, eos=eos, now=now, reasoning=reasoning).text
+        rendered = voice.template.render(
+            shown,
+            bos=bos,
+            eos=eos,
+            now=now,
+            reasoning=reasoning,
+            guard=Guard(control) if control else None,
+            markers=(format_.reasoning_start, format_.reasoning_end),
+        )
+        text = rendered.text
         reasoning_open = format_.opens_reasoning(text)
         constraint = constrain(
             format_,
@@ -173,6 +187,7 @@ class Dialogue:
         )
         return Turn(
             text=text,
+            parts=rendered.parts,
             format=format_,
             preserved=format_.preserved if tools or format_.reasoning or format_.wrappers or format_.header else (),
             stop=format_.stops,

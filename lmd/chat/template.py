@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import TemplateError as JinjaError
 from jinja2 import TemplateSyntaxError, meta
 
+from lmd.chat.control import Guard, Part
 from lmd.chat.probe import probe
 from lmd.chat.sandbox import MAX_SOURCE, ChatEnvironment, CutOff, Refused, bounded, check_size, strftime_now
 from lmd.chat.shape import Shape, shaped, shaped_tools
@@ -33,9 +34,13 @@ OFF = frozenset({"none", "off", "disabled", "false"})
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A prompt's text, control tokens and BOS included (where the template writes them)."""
+    """A prompt's text, control tokens and BOS included (where the template writes them).
+
+    ``parts``: the same text, cut so that what the client sent is in parts where control texts are no tokens.
+    """
 
     text: str
+    parts: tuple[Part, ...]
 
 
 class ChatTemplate:
@@ -84,27 +89,29 @@ class ChatTemplate:
         now: datetime,
         reasoning: str | None = None,
         add_generation_prompt: bool = True,
+        guard: Guard | None = None,
+        markers: Sequence[str] = (),
     ) -> Rendered:
         """The prompt's text. Blocks for as long as the conversation is long: call it with `asyncio.to_thread`.
 
         ``reasoning`` is the effort asked for ("none"/"off" turns it off, "on", "auto", "low" …); the prompt's own
         ``reasoning_effort`` wins, and ``template_args`` win over both. Tools are left out with tool_choice "none".
         `TemplateError` with the template's own message when it refuses the conversation.
+        ``guard`` keeps control tokens the template's own; ``markers`` are those of reasoning, as `Guard.shield` has it.
         """
         effort = prompt.reasoning_effort or reasoning
         tools = shaped_tools(prompt.tools, self.shape) if prompt.tools and prompt.tool_choice.mode != "none" else None
         if tools is None and self.shape.empty_tools:
             tools = []
+        messages: Sequence[Mapping[str, Any]] = shaped(prompt.messages, self.shape)
+        args: Mapping[str, Any] = {**self.reasoning_args(effort), **prompt.template_args}
+        if guard is not None:
+            messages, tools, args = guard.shield(messages, tools, args, markers)
         text = self.render_raw(
-            shaped(prompt.messages, self.shape),
-            tools,
-            bos=bos,
-            eos=eos,
-            now=now,
-            add_generation_prompt=add_generation_prompt,
-            args={**self.reasoning_args(effort), **prompt.template_args},
+            messages, tools, bos=bos, eos=eos, now=now, add_generation_prompt=add_generation_prompt, args=args
         )
-        return Rendered(text)
+        parts = ((text, True),) if guard is None else guard.parts(text)
+        return Rendered("".join(part for part, _ in parts), parts)
 
     def reasoning_args(self, effort: str | None) -> dict[str, Any]:
         """The template variables that carry ``effort``: only those that this template reads."""
