@@ -103,14 +103,34 @@ class ChatTemplate:
         tools = shaped_tools(prompt.tools, self.shape) if prompt.tools and prompt.tool_choice.mode != "none" else None
         if tools is None and self.shape.empty_tools:
             tools = []
-        messages: Sequence[Mapping[str, Any]] = shaped(prompt.messages, self.shape)
-        args: Mapping[str, Any] = {**self.reasoning_args(effort), **prompt.template_args}
-        if guard is not None:
-            messages, tools, args = guard.shield(messages, tools, args, markers)
+        messages = shaped(prompt.messages, self.shape)
+        args = {**self.reasoning_args(effort), **prompt.template_args}
+
+        def plain() -> str:
+            return self.render_raw(
+                messages, tools, bos=bos, eos=eos, now=now, add_generation_prompt=add_generation_prompt, args=args
+            )
+
+        if guard is None:
+            text = plain()
+            return Rendered(text, ((text, True),))
+        shielded, shielded_tools, shielded_args = guard.shield(messages, tools, args, markers)
+        if not guard.shielded:
+            text = plain()
+            return Rendered(text, ((text, True),))
         text = self.render_raw(
-            messages, tools, bos=bos, eos=eos, now=now, add_generation_prompt=add_generation_prompt, args=args
+            shielded,
+            shielded_tools,
+            bos=bos,
+            eos=eos,
+            now=now,
+            add_generation_prompt=add_generation_prompt,
+            args=shielded_args,
         )
-        parts = ((text, True),) if guard is None else guard.parts(text)
+        # A "<" at an end is no danger by itself, and templates may treat it otherwise than its stand-in.
+        if not guard.spelled and guard.says_the_same(unguarded := plain(), text):
+            return Rendered(unguarded, ((unguarded, True),))
+        parts = guard.parts(text)
         return Rendered("".join(part for part, _ in parts), parts)
 
     def reasoning_args(self, effort: str | None) -> dict[str, Any]:
