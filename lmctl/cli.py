@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lmctl.errors import CommandError, UsageError
+from lmctl.library_options import add_commands
 from lmctl.options import JsonFlag, SocketPath, common
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 preset_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show and check presets.")
 app.add_typer(preset_app, name="preset")
+add_commands(app)
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model key, a preset, or an unambiguous short form.")]
 
@@ -74,14 +76,6 @@ def status(ctx: typer.Context, *, as_json: JsonFlag = False, socket: SocketPath 
     from lmctl.commands.status import show_status
 
     show_status(common(ctx, as_json, socket))
-
-
-@app.command()
-def ls(ctx: typer.Context, *, as_json: JsonFlag = False, socket: SocketPath = None) -> None:
-    """List the models on disk."""
-    from lmctl.commands.models import list_models
-
-    list_models(common(ctx, as_json, socket))
 
 
 @app.command()

@@ -106,6 +106,7 @@ def status_of(services: Services) -> Status:
         memory_free=memory.available,
         memory_used=services.pool.memory_used,
         problems=problem_rows(current_problems(services)),
+        model_directories=[str(path) for path in services.catalog.directories],
         runtime={}
         if facts is None
         else {

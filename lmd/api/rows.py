@@ -79,6 +79,8 @@ def _model_row(model: Model, loaded: list[str], presets: list[str]) -> ModelRow:
         has_template="tokenizer.chat_template" in header.values,
         loaded=loaded,
         presets=presets,
+        format=model.format,
+        publisher=model.publisher,
     )
 
 
