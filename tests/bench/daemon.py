@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,17 +51,20 @@ def configuration(folder: Path, setup: Setup) -> str:
 
 
 @asynccontextmanager
-async def lmd(setup: Setup) -> AsyncIterator[Server]:
-    """Run lmd as long as the context lasts. No model is loaded yet: the first request of each loads it."""
+async def lmd(setup: Setup, arguments: Sequence[str] = (), log: Path | None = None) -> AsyncIterator[Server]:
+    """Run lmd as long as the context lasts. No model is loaded yet: the first request of each loads it.
+
+    ``arguments``: more of its command line. ``log``: where its output goes, to be read afterwards.
+    """
     with TemporaryDirectory(prefix="lmd-bench-") as name:
         folder = Path(name)
         for part in ("models", "presets.d", "state", "cache"):
             (folder / part).mkdir()
         for path in setup.models:
             (folder / "models" / path.name).symlink_to(path)
-        config, log = folder / "lmd.toml", folder / "log"
+        config, log = folder / "lmd.toml", log or folder / "log"
         config.write_text(configuration(folder, setup))
-        async with process([sys.executable, "-m", "lmd", "--config", config], log) as child:
+        async with process([sys.executable, "-m", "lmd", "--config", config, *arguments], log) as child:
             url = await _ready_url(child, log)
             await until_healthy(child, url, log)
             names = names_of(setup.models, await served_models(url))
