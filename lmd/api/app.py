@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from lmd.api import control, downloads, health, library, openapi
+from lmd.api import control, downloads, health, library, native, openapi
 from lmd.api.anthropic import errors as anthropic_errors
 from lmd.api.anthropic import routes as anthropic
 from lmd.api.completions import errors as openai_errors
@@ -39,12 +39,20 @@ def client_routes() -> list[web.RouteDef]:
         *anthropic.routes(),
         *v0.routes(),
         *v1.routes(),
+        *native.routes(),
         *health.routes(),
         *openapi.routes(OPERATIONS),
     ]
 
 
-OPERATIONS = (*openai.OPERATIONS, *anthropic.OPERATIONS, *v0.OPERATIONS, *v1.OPERATIONS, *health.OPERATIONS)
+OPERATIONS = (
+    *openai.OPERATIONS,
+    *anthropic.OPERATIONS,
+    *v0.OPERATIONS,
+    *v1.OPERATIONS,
+    *native.OPERATIONS,
+    *health.OPERATIONS,
+)
 
 #: Whose shape an error has, by the longest prefix of the path that fits.
 _DIALECT_SHAPES: Sequence[tuple[str, ErrorShape]] = (

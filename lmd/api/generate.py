@@ -19,6 +19,7 @@ from lmd.api.activity import RequestRecord, current_record
 from lmd.api.prompt import Prepared, prepare
 from lmd.api.served import Served, find_served
 from lmd.api.services import Services
+from lmd.errors import InvalidRequest
 from lmd.generation import (
     Finished,
     FinishReason,
@@ -48,6 +49,12 @@ class Generation:
         self.request = request
         self._first_choice = first_choice
         self.served: Served = find_served(services, request)
+        if self.served.encodes:
+            raise InvalidRequest(
+                f"'{self.served.name}' turns texts into vectors or scores; it generates no text.",
+                hint="Ask it at /v1/embeddings or /v1/rerank, or name a model that generates.",
+                param="model",
+            )
         self.loaded: LoadedModel | None = None
         """What serves it, from `LoadDone` on."""
         self._services = services

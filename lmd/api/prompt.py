@@ -70,8 +70,7 @@ async def prepare(served: Served, request: GenerationRequest, lease: Lease) -> P
     sampling = request.sampling.over(served.target.sampling)
     if isinstance(request.prompt, RawPrompt):
         return await _prepare_raw(request, request.prompt, sampling, lease)
-    prompt = with_system_prompt(request.prompt, served.target.chat)
-    turn = await asyncio.to_thread(_render, served, prompt, lease)
+    turn = await render(served, request.prompt, lease)
     asked = sampling.stop or ()
     own = tuple(stop for stop in turn.stop if stop not in asked)
     spec = turn.constraint
@@ -83,6 +82,11 @@ async def prepare(served: Served, request: GenerationRequest, lease: Lease) -> P
         constraint=None if spec is None else Constraint(spec.kind, spec.source, list(spec.triggers)),
     )
     return Prepared(generate=order, parser=lambda choice: ChatAnswer(turn.parser(choice)), own_stops=frozenset(own))
+
+
+async def render(served: Served, prompt: ChatPrompt, lease: Lease) -> Turn:
+    """The conversation as the model's template writes it. TemplateError, Unsupported, InvalidRequest."""
+    return await asyncio.to_thread(_render, served, with_system_prompt(prompt, served.target.chat), lease)
 
 
 def _render(served: Served, prompt: ChatPrompt, lease: Lease) -> Turn:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import isinf
 from typing import TYPE_CHECKING
 
-from lmd.errors import AmbiguousModel, Conflict, ModelNotFound, Unsupported
+from lmd.errors import AmbiguousModel, Conflict, InvalidRequest, ModelNotFound, Unsupported
 from lmd.generation import GenerationRequest
 from lmd.library.resolve import Target, listing, resolve
 from lmd.loading import DEFAULT_CONTEXT_LENGTH, PROMPT_LOOKUP, LoadParams
@@ -28,6 +28,11 @@ class Served:
     @property
     def preset(self) -> str | None:
         return self.target.preset
+
+    @property
+    def encodes(self) -> bool:
+        """It turns texts into vectors or scores, and generates nothing."""
+        return self.wanted.model.header.is_embedding
 
 
 def find_served(services: Services, request: GenerationRequest) -> Served:
@@ -63,7 +68,10 @@ def find_served(services: Services, request: GenerationRequest) -> Served:
     if draft is not None:
         wanted = replace(wanted, draft=draft, load=replace(wanted.load, draft_model=draft.key))
     if request.context_length is not None and request.context_length > _planned_context(wanted):
-        wanted = replace(wanted, load=replace(wanted.load, context_length=request.context_length))
+        # What runs under the name with less goes on; this is then another instance, with a name that says why.
+        own = None if found is None else f"{target.name}:{request.context_length}"
+        load = replace(wanted.load, context_length=request.context_length)
+        wanted = replace(wanted, load=load, identifier=own)
     if request.ttl is not None:
         wanted = replace(wanted, ttl=_finite(request.ttl), pinned=wanted.pinned or isinf(request.ttl), ttl_is_own=True)
     return Served(name=name, target=target, wanted=wanted)
@@ -150,6 +158,22 @@ def served_names(services: Services) -> dict[str, float]:
         if (found := services.pool.find(row.id)) is not None:
             names.setdefault(row.id, names.get(found.name, row.loaded_at))
     return names
+
+
+def only_name(services: Services) -> str:
+    """The model that a request means which names none: the only one in memory, or else the only one there is.
+
+    InvalidRequest where it could mean several.
+    """
+    rows = services.pool.rows()
+    names = [row.id for row in rows] if rows else list(served_names(services))
+    if len(names) == 1:
+        return names[0]
+    raise InvalidRequest(
+        "'model' is missing, and there is not just one model that could be meant.",
+        hint="Name one of those that /v1/models lists.",
+        param="model",
+    )
 
 
 def canonical_name(services: Services, name: str) -> tuple[str, float]:

@@ -23,9 +23,3 @@ def refuse_unsupported(request: GenerationRequest) -> None:
             refuse("Log probabilities of an echoed prompt", "echo")
     if request.best_of is not None and request.best_of != request.n:
         refuse("More candidates than answers", "best_of")
-
-
-def embeddings_refused() -> Unsupported:
-    return Unsupported(
-        "Embeddings are not implemented in this version of lmd.", hint="Use a chat or a completion endpoint."
-    )

@@ -284,7 +284,8 @@ class EmbeddingInstance:
         """Queue the texts of one request. Raises as `EmbeddingEngine.submit` does; Unsupported for a reranker."""
         if self._pairs is not None:
             raise Unsupported("This model ranks documents; it makes no vectors.", hint="Ask it at /v1/rerank.")
-        self.engine.submit(id, [self.engine.encode([part], add_special=True) for part in parts], dimensions)
+        texts = [part if isinstance(part, list) else self.engine.encode([part], add_special=True) for part in parts]
+        self.engine.submit(id, texts, dimensions)
 
     def rerank(self, id: int, query: str, documents: Sequence[str]) -> None:
         """Queue a query with its documents. Raises as `embed` does; Unsupported for a model without the head."""

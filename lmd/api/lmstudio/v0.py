@@ -11,6 +11,7 @@ from aiohttp import web
 from lmd.api.completions.answer import respond
 from lmd.api.completions.body import ChatBody, CompletionBody
 from lmd.api.completions.decode import decode_chat, decode_completion
+from lmd.api.completions.embeddings import Embeddings, EmbeddingsBody, respond_embeddings
 from lmd.api.completions.encode import Extras
 from lmd.api.completions.shapes import ChatCompletion, Completion, OpenAIError
 from lmd.api.generate import Generation
@@ -18,7 +19,6 @@ from lmd.api.lmstudio.models import v0_model, v0_models
 from lmd.api.lmstudio.shapes import V0Model, V0Models
 from lmd.api.openapi import Operation
 from lmd.api.services import Services, services_of
-from lmd.api.unsupported import embeddings_refused
 from lmd.generation import FinishReason, Usage
 
 if TYPE_CHECKING:
@@ -63,6 +63,10 @@ OPERATIONS = (
         method="POST", path="/api/v0/completions", summary="Complete a prompt, with statistics",
         body=CompletionBody, answer=Completion, error=OpenAIError, streams=True,
     ),
+    Operation(
+        method="POST", path="/api/v0/embeddings", summary="Turn texts into vectors",
+        body=EmbeddingsBody, answer=Embeddings, error=OpenAIError,
+    ),
 )  # fmt: skip
 
 
@@ -87,7 +91,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
-    raise embeddings_refused()
+    return await respond_embeddings(request)
 
 
 def _extras(services: Services, generation: Generation) -> Extras:

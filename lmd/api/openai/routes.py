@@ -8,11 +8,11 @@ from aiohttp import web
 from lmd.api.completions.answer import respond
 from lmd.api.completions.body import ChatBody, CompletionBody
 from lmd.api.completions.decode import decode_chat, decode_completion
+from lmd.api.completions.embeddings import Embeddings, EmbeddingsBody, respond_embeddings
 from lmd.api.completions.shapes import ChatCompletion, Completion, ListedModel, ListedModels, OpenAIError
 from lmd.api.openapi import Operation
 from lmd.api.served import canonical_name, served_names
 from lmd.api.services import services_of
-from lmd.api.unsupported import embeddings_refused
 
 
 def routes() -> list[web.RouteDef]:
@@ -41,6 +41,10 @@ OPERATIONS = (
     Operation(
         method="POST", path="/v1/completions", summary="Complete a prompt",
         body=CompletionBody, answer=Completion, error=OpenAIError, streams=True,
+    ),
+    Operation(
+        method="POST", path="/v1/embeddings", summary="Turn texts into vectors",
+        body=EmbeddingsBody, answer=Embeddings, error=OpenAIError,
     ),
 )  # fmt: skip
 
@@ -83,4 +87,4 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
-    raise embeddings_refused()
+    return await respond_embeddings(request)

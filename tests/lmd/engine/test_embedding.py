@@ -141,7 +141,7 @@ def test_control_tokens_in_a_document_are_text(make: Callable[..., Encoder]) -> 
 def test_a_texts_vector_does_not_depend_on_its_company(make: Callable[..., Encoder]) -> None:
     encoder = make()
     alone = np.concatenate([encoder.embed([text]) for text in TEXTS])
-    assert np.abs(encoder.embed(TEXTS * 30)[: len(TEXTS)] - alone).max() < 1e-4
+    assert np.abs(encoder.embed(TEXTS * 30)[: len(TEXTS)] - alone).max() < 1e-3
 
 
 def test_token_ids_are_taken_as_they_are(make: Callable[..., Encoder]) -> None:
