@@ -135,7 +135,8 @@ def ended(row: DownloadRow) -> str:
             had = "is on disk already" if row.already else "is complete"
             how = f"; load it with 'lmctl load {row.key}'" if row.key and row.format == "gguf" else ""
             mlx = "; this build of lmd has no engine for MLX models" if row.format == "mlx" else ""
-            return f"{row.key or label(row)} {had} ({size(row.size)}){how}{mlx}."
+            lost = "" if row.key else "; but the library finds no model in it: 'lmctl ls' tells why"
+            return f"{row.key or label(row)} {had} ({size(row.size)}){how}{mlx}{lost}."
         case "failed":
             raise CommandError(row.error or "The download failed.", hint=row.hint, code=row.code or "failed")
         case "paused":

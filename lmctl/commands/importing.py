@@ -83,7 +83,8 @@ def _folder(root: Path, user_repo: str | None) -> Path:
 def _check(source: Path, target: Path, directories: list[Path]) -> None:
     if os.path.lexists(target):
         raise CommandError(f"There is a {target} already.", hint="Choose another place with --user-repo OWNER/REPO.")
-    if any(source.resolve().is_relative_to(directory.resolve()) for directory in directories):
+    here = (Path(os.path.normpath(source)), source.resolve())  # a link in the library is in it, wherever it leads
+    if any(path.is_relative_to(root) for path in here for one in directories for root in (one, one.resolve())):
         raise CommandError(f"{source} is in the library already.", hint="'lmctl ls' lists it.")
 
 

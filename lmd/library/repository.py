@@ -162,7 +162,7 @@ def asked(found: Sequence[Variant], reference: Reference) -> Variant | None:
             raise NotFound(
                 f"There is no GGUF file at {reference.path} in {reference.name}.", hint=_there(found), param="model"
             )
-        if len(inside) == 1:
+        if len(inside) == 1 and reference.quantization is None:
             return inside[0]
         found = inside
     if reference.quantization is None:
