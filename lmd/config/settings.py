@@ -63,6 +63,10 @@ class Server(Section):
     """Seconds that open answers get to end after a stop was asked for."""
     management: Literal["local"] | bool = "local"
     """Whether models may be loaded, unloaded and fetched over HTTP. "local": from this machine's loopback only."""
+    auth: Literal["off", "on"] = "off"
+    """"on": every HTTP request needs a token (`lmctl token create`)."""
+    allow_insecure: bool = False
+    """Serve on an address that others can reach although ``auth`` is off."""
 
 
 class Service(Section):
@@ -71,6 +75,27 @@ class Service(Section):
     idle_exit: Annotated[Duration, Ge(1)] = math.inf
     """Seconds without a model in memory, a request or a download after which lmd leaves, if systemd's lmd.socket
     would start it again; ``inf``: never."""
+
+
+class Limits(Section):
+    """What one client, and all together, may ask of the HTTP port. 0: no limit."""
+
+    requests: Annotated[int, Ge(0)] = 1024
+    """Open at once."""
+    requests_per_client: Annotated[int, Ge(0)] = 256
+    """Of one token, or where auth is off of one address."""
+    messages: Annotated[int, Ge(0)] = 10_000
+    tools: Annotated[int, Ge(0)] = 512
+    schema_size: Size = MiB
+    """Bytes of one JSON schema or grammar."""
+    text_size: Size = 16 * MiB
+    """Bytes of one text of a message or prompt."""
+    header_size: Annotated[Size, Ge(1024)] = 16 * 1024
+    """Bytes of the request line and of each header."""
+    receive_timeout: Duration = 75.0
+    """Seconds that a client gets to send a whole request."""
+    stall_timeout: Duration = 60.0
+    """Seconds that a client may take nothing of its answer."""
 
 
 class Control(Section):
@@ -133,6 +158,7 @@ class Settings(BaseSettings):
 
     daemon: Service = Service()
     server: Server = Server()
+    limits: Limits = Limits()
     control: Control = Control()
     paths: Paths = Paths()
     models: Models = Models()

@@ -25,6 +25,7 @@ from lmd.pool.memory import Budget, Holding, Memory, Need, Probe, budget, device
 from lmd.pool.refusals import again, size
 from lmd.pool.standby import Spawn, Standby
 from lmd.pool.table import Table
+from lmd.pool.tally import Tally
 from lmd.pool.wanted import Wanted
 from lmd.protocol import InstanceChanged
 from lmd.worker.messages import Load
@@ -71,6 +72,7 @@ class Lifecycle:
         self.instances = Table()
         self.crashes = Crashes()
         self.changes = Changes()
+        self.tally = Tally()
         self.standby = Standby(spawn, lambda: settings().standby, clock, self._learn)
         self.facts: WorkerFacts | None = None
         """What the newest worker said in its Hello; None before the first."""
@@ -182,6 +184,7 @@ class Lifecycle:
             error = LoadFailed(f"'{instance.id}' could not be loaded: {error}.")
         log.error("'%s' was not loaded: %s", instance.id, error.message, extra=about(instance))
         self.crashes.record(instance.id, instance.wanted, error, self._clock.now())
+        self.tally.loads[instance.wanted.model.key, "failed"] += 1
         self.end(instance, error, force=True)
 
     def _loaded(self, instance: Instance, loaded: LoadedModel) -> None:
@@ -201,6 +204,8 @@ class Lifecycle:
         if instance.replaces is not None:
             self._succeed(instance, instance.replaces)
         log.info("'%s' is loaded", instance.id, extra=about(instance))
+        self.tally.loads[instance.wanted.model.key, "loaded"] += 1
+        self.tally.load_seconds[instance.wanted.model.key] += loaded.load_seconds
         self.changed(instance)
 
     def _succeed(self, instance: Instance, old: Instance) -> None:
@@ -218,6 +223,7 @@ class Lifecycle:
         if instance.state is not State.READY:
             return
         now = self._clock.now()
+        self.tally.crashes[instance.wanted.model.key] += 1
         self.crashes.record(instance.id, instance.wanted, reason, now, lived=now - instance.ready_at)
         self.remove(instance)
         self._pump()

@@ -27,6 +27,7 @@ from lmd.pool.memory import Budget, Probe, probe, total
 from lmd.pool.pump import Pump
 from lmd.pool.refusals import identifier_taken, in_use, no_instance, stopping
 from lmd.pool.standby import Spawn
+from lmd.pool.tally import Leaving, Tally
 from lmd.pool.wanted import Origin, Wanted
 from lmd.protocol import Estimate, InstanceRow
 from lmd.worker.process import Worker, WorkerProcess
@@ -92,6 +93,10 @@ class Pool:
         """What it should have done and has not, in words, for a watchdog; "" when all is well. True for an instant
         of a healthy pool: one that says it at two looks is stuck."""
         return overdue(self._instances, self._clock.now())
+
+    @property
+    def tally(self) -> Tally:
+        return self._lifecycle.tally
 
     @property
     def active_leases(self) -> int:
@@ -187,6 +192,8 @@ class Pool:
             raise no_instance(identifier)
         if instance.leases and not force:
             raise in_use(instance)
+        if instance.state is State.READY:
+            self._lifecycle.tally.evictions[Leaving.UNLOADED] += 1
         self._lifecycle.end(instance, Unloaded(f"'{identifier}' was unloaded by the operator."), force=force)
         self._pump.run()
         if instance.ending is not None:

@@ -17,6 +17,7 @@ from lmd.pool.instance import Instance, State
 from lmd.pool.lifecycle import Lifecycle, ModelSettings, about
 from lmd.pool.memory import Budget
 from lmd.pool.refusals import never_fits, queue_timeout
+from lmd.pool.tally import Leaving
 from lmd.pool.wanted import Origin
 
 log = logging.getLogger("lmd.pool")
@@ -63,11 +64,13 @@ class Pump:
             if instance.replacement is not None:
                 self._replace_stale(instance)
             elif instance.retiring or instance.expires_at <= now:
+                self._lifecycle.tally.evictions[Leaving.STALE if instance.retiring else Leaving.EXPIRED] += 1
                 self._lifecycle.end(instance, Unloaded(f"'{instance.id}' has expired."))
 
     def _replace_stale(self, instance: Instance) -> None:
         wanted = instance.replacement
         assert wanted is not None
+        self._lifecycle.tally.evictions[Leaving.STALE] += 1
         self._lifecycle.end(instance, Unloaded(f"'{instance.id}' was loaded with settings that have changed."))
         kept = instance.pinned or instance.origin is not Origin.JIT
         if kept and self._instances.match(wanted) is None:
@@ -125,6 +128,7 @@ class Pump:
         for serial in decided.evict:
             instance = self._instances[serial]
             log.info("'%s' leaves: its memory is needed", instance.id, extra=about(instance))
+            self._lifecycle.tally.evictions[Leaving.MEMORY] += 1
             self._lifecycle.end(instance, Unloaded(f"'{instance.id}' made room for another model."))
 
     def _merge(self, queued: Instance, twin: Instance) -> None:
