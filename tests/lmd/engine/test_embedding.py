@@ -1,6 +1,7 @@
 """Vectors and scores against the reference in numpy, and how requests share batches."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lmd.engine.embedding import EmbeddingInstance, normalised, pack
 from lmd.engine.llama import Backend
 from lmd.errors import ContextLengthExceeded, InsufficientMemory, InvalidRequest, LmdError, LoadFailed, Unsupported
 from lmd.loading import LoadParams
+from tests.lmd.engine.driver import TINY
 from tests.models.bert_model import (
     BertShape,
     bert_weights,
@@ -22,6 +24,9 @@ from tests.models.bert_model import (
     wordpiece_vocabulary,
     write_bert,
 )
+from tests.models.gguf_model import Shape, Vocabulary, write_model
+from tests.models.metadata import Field
+from tests.models.random_model import random_weights
 
 SHAPE = BertShape()
 VOCABULARY = wordpiece_vocabulary(["hello", "world", "count"])
@@ -279,3 +284,25 @@ def test_tokens_come_back_as_text(make: Callable[..., Encoder]) -> None:
     assert engine.encode([("a [SEP]", True)], add_special=False) != engine.encode(
         [("a [SEP]", False)], add_special=False
     )
+
+
+# ── models made from generating ones ──────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("pooling", [PoolingType.LAST, PoolingType.MEAN])
+def test_a_decoder_with_a_pooling_type_makes_vectors_too(
+    backend: Backend, tmp_path: Path, pooling: PoolingType
+) -> None:
+    vocabulary = Vocabulary.from_gguf(TINY)
+    fields = {**vocabulary.fields, "llama.pooling_type": Field.uint32(pooling)}
+    shape = Shape(architecture="llama", layers=2, width=64, heads=4, kv_heads=2, feed_forward=128, n_ctx_train=256)
+    path = tmp_path / "decoder.gguf"
+    write_model(path, name="d", shape=shape, vocabulary=replace(vocabulary, fields=fields), weights=random_weights(0))
+    encoder = Encoder(backend, path, batch=64)
+    assert (encoder.loaded.pooling, encoder.loaded.n_vector) == (pooling.name.lower(), 64)
+    texts = ["Count to ten.", "What is 2 + 2?", "word " * 60, "Count to ten"]
+    alone = np.concatenate([encoder.embed([text]) for text in texts])
+    assert np.abs(encoder.embed(texts * 20)[-len(texts) :] - alone).max() < 1e-2
+    assert np.linalg.norm(alone, axis=1) == pytest.approx(1, abs=1e-5)
+    assert np.abs(alone[0] - alone[1]).max() > 0.05
+    encoder.close()
