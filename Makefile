@@ -9,7 +9,7 @@ PYTEST_ARGS ?= -q -n 2
 # For example BENCH_ARGS="--rounds 5 --write docs/benchmarks.md"; docs/benchmarks.md says more.
 BENCH_ARGS ?=
 
-.PHONY: help venv demo run test lint format bench clean
+.PHONY: help venv demo run test lint format bench install clean
 
 help:
 	@echo "make demo     build the environment, serve the bundled model, chat with it, stop"
@@ -18,6 +18,7 @@ help:
 	@echo "make lint     the same without the tests"
 	@echo "make format   let ruff rewrite what it can"
 	@echo "make bench    measure lmd against llama-server"
+	@echo "make install  as root: lmd for the whole machine, in /opt/lmd, with its systemd units"
 	@echo "make venv     the environment alone"
 	@echo "make clean    remove the environment and all caches"
 
@@ -49,6 +50,9 @@ format: venv
 
 bench: venv
 	$(BIN)/python -m tests.bench.compare $(BENCH_ARGS)
+
+install:
+	bash packaging/install.sh
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
