@@ -67,11 +67,11 @@ def find_served(services: Services, request: GenerationRequest) -> Served:
     wanted = _wanted(target)
     if draft is not None:
         wanted = replace(wanted, draft=draft, load=replace(wanted.load, draft_model=draft.key))
-    if request.context_length is not None and request.context_length > _planned_context(wanted):
-        # What runs under the name with less goes on; this is then another instance, with a name that says why.
-        own = None if found is None else f"{target.name}:{request.context_length}"
-        load = replace(wanted.load, context_length=request.context_length)
-        wanted = replace(wanted, load=load, identifier=own)
+    if request.context_length is not None:
+        wanted = _with_context(wanted, request.context_length)
+        if found is not None and not _is_long_enough(services, found, request):
+            # What runs under the name goes on; this is another instance, with a name that says why.
+            wanted = replace(wanted, identifier=f"{target.name}:{request.context_length}")
     if request.ttl is not None:
         wanted = replace(wanted, ttl=_finite(request.ttl), pinned=wanted.pinned or isinf(request.ttl), ttl_is_own=True)
     return Served(name=name, target=target, wanted=wanted)
@@ -94,6 +94,12 @@ def _is_long_enough(services: Services, found: Wanted, request: GenerationReques
         return True
     loaded = next((row.context_length for row in services.pool.rows() if row.id == found.id), 0)
     return (loaded or _planned_context(found)) >= request.context_length
+
+
+def _with_context(wanted: Wanted, least: int) -> Wanted:
+    if _planned_context(wanted) >= least:
+        return wanted
+    return replace(wanted, load=replace(wanted.load, context_length=least))
 
 
 def _planned_context(wanted: Wanted) -> int:

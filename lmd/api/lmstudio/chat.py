@@ -22,7 +22,7 @@ from lmd.api.sse import EventStream, late_error
 from lmd.api.ttl import ttl_of
 from lmd.api.unsupported import refuse_unsupported
 from lmd.conversations import History, Response
-from lmd.errors import InvalidRequest, Unsupported
+from lmd.errors import InvalidRequest, NotFound, Unsupported
 from lmd.generation import (
     ChatPrompt,
     GenerationRequest,
@@ -107,9 +107,7 @@ def _parts(said: ChatBody) -> tuple[Part, ...]:
 async def chat(request: web.Request) -> web.StreamResponse:
     services = services_of(request)
     said = read_body(ChatBody, await json_body(request))
-    parent = said.previous_response_id
-    history = await services.conversations.history(parent) if parent is not None else History(None, ())
-    asked = decode(said, history)
+    asked = decode(said, await _history(services, said.previous_response_id))
     generation = Generation(services, asked.request)
     await _check_reasoning(generation)
     transcript = Transcript(generation.served.wanted.id)
@@ -120,6 +118,15 @@ async def chat(request: web.Request) -> web.StreamResponse:
             transcript.add(event)
     result = await _finish(services, asked, generation, transcript)
     return web.Response(body=msgspec.json.encode(result), content_type="application/json")
+
+
+async def _history(services: Services, parent: str | None) -> History:
+    if parent is None:
+        return History(None, ())
+    try:
+        return await services.conversations.history(parent)
+    except NotFound as error:
+        raise NotFound(error.message, hint=error.hint, param="previous_response_id") from error
 
 
 async def _check_reasoning(generation: Generation) -> None:

@@ -78,7 +78,7 @@ async def _v0_model(services: Services, name: str, model: Model, chat: ChatSetti
         "type": model.type,
         "publisher": model.publisher,
         "arch": model.header.architecture,
-        "compatibility_type": "gguf",
+        "compatibility_type": model.format,
         "quantization": model.header.quantization,
         "state": "loaded" if rows else "not-loaded",
         "max_context_length": model.context_length,
@@ -120,7 +120,7 @@ def _v1_model(name: str, model: Model, abilities: Abilities, rows: Sequence[Inst
         "params_string": header.text("general.size_label") or params_string(header.n_params),
         "loaded_instances": [_instance(row, model) for row in rows],
         "max_context_length": model.context_length,
-        "format": "gguf",
+        "format": model.format,
     }
     if described["type"] == "llm":
         capabilities: Capabilities = {
