@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from lmd.engine.llama import Batch, Context, Model, NoCells
@@ -21,6 +22,9 @@ from lmd.generation import FinishReason, TokenLogprob, Usage
 
 STREAM_GAP_SECONDS = 0.4
 """A step that carries prompt tokens beside running streams should not take longer than this."""
+DRAW_THREADS = 8
+DRAW_AHEAD_EFFORT = 500_000
+"""Logits: drawing from fewer, all sequences together, takes no longer than waking threads for it."""
 LEADER_GAIN = 64
 """Wait for another sequence's prefix when that saves computing at least this many tokens."""
 
@@ -80,6 +84,7 @@ class Engine:
         self._batch = Batch(n_batch)
         self._sink = sink
         self._clock = clock
+        self._drawers: ThreadPoolExecutor | None = None
         self._queue: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._prompt_token_seconds = 0.0
@@ -173,6 +178,7 @@ class Engine:
             self.slots.append(sequence.slot, tokens)
             if not sequence.n_generated:
                 self._sink.prefilled(sequence.id, sequence.n_computed, sequence.n_prompt)
+        self._draw_ahead(outputs)
         for sequence, index in outputs:
             self._sample(sequence, index)
 
@@ -323,6 +329,31 @@ class Engine:
                 outputs.append((sequence, first + len(tokens) - n_draft - 1))
         return outputs
 
+    def _draw_ahead(self, outputs: list[tuple[Sequence, int]]) -> None:
+        """Draw what is drawn plainly in several threads: numpy lets go of the interpreter while it computes, and with a
+        GPU the draws of many sequences from a large vocabulary would else take longer than the step."""
+        plain = [
+            (sequence, index)
+            for sequence, index in outputs
+            if sequence.sampler.is_plain and sequence.spec.guide is None and sequence.spec.logprobs is None
+        ]
+        n = min(len(plain), self._context.params.n_threads, DRAW_THREADS)
+        effort = sum(sequence.sampler.effort for sequence, _ in plain) * self.vocab.n_tokens
+        if n < 2 or effort < DRAW_AHEAD_EFFORT:
+            return
+        jobs = [(sequence, self._context.logits(index)) for sequence, index in plain]
+
+        def draw(start: int) -> None:
+            for sequence, logits in jobs[start::n]:
+                sequence.drawn = sequence.sampler.sample_from(logits)
+
+        if self._drawers is None:
+            self._drawers = ThreadPoolExecutor(DRAW_THREADS, thread_name_prefix="draw")
+        others = [self._drawers.submit(draw, start) for start in range(1, n)]
+        draw(0)
+        for other in others:
+            other.result()
+
     def _sample(self, sequence: Sequence, index: int) -> None:
         """Draw the next token, and go on drawing as long as what is drawn is what was drafted."""
         spec, draft = sequence.spec, sequence.draft
@@ -358,7 +389,9 @@ class Engine:
         raw = self._context.logits(index).copy() if logprobs is not None else None
         if guide is not None:
             guide.mask(self._context.logits(index))
-        token = sequence.sampler.sample(self._context, index)
+        token, sequence.drawn = sequence.drawn, None
+        if token is None:
+            token = sequence.sampler.sample(self._context, index)
         if logprobs is not None and raw is not None:
             logprobs.append(logprob(self.vocab, raw, token, spec.logprobs or 0))
         now = self._clock()
@@ -415,4 +448,6 @@ class Engine:
     def close(self) -> None:
         for sequence in (*self._running, *self._queue):
             sequence.close()
+        if self._drawers is not None:
+            self._drawers.shutdown()
         self._batch.close()

@@ -464,6 +464,10 @@ class Batch:
 # ── context ───────────────────────────────────────────────────────────────────────────────────
 
 
+#: As an address: making a typed pointer of it, for each token, takes longer than the call.
+_logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(("llama_get_logits_ith", libllama))
+
+
 class NoCells(Exception):
     """The KV cache has no room for this batch; nothing was changed."""
 
@@ -556,11 +560,10 @@ class Context:
 
     def logits(self, index: int) -> Logits:
         """The logits of batch entry ``index`` [n_vocab]; writable, valid until the next decode."""
-        pointer = _lib.llama_get_logits_ith(self.pointer, index)
-        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        address = _logits_address(self.pointer, index)
         if not address:
             raise RuntimeError(f"batch entry {index} has no logits")
-        return np.frombuffer(memoryview(self._row.from_address(address)).cast("B"), dtype=np.float32)
+        return np.frombuffer(memoryview(self._row.from_address(address)), dtype=np.float32)
 
     def cut(self, seq_id: int, start: int) -> bool:
         """Forget positions from ``start`` on; False where this memory cannot be cut there."""

@@ -76,13 +76,26 @@ class Sampler:
     def sample(self, context: Context, index: int) -> int:
         """The next token, from the logits of batch entry ``index``; the chain takes it as accepted."""
         if self._chain is None:
-            logits = context.logits(index)
-            if self._banned is not None:
-                logits[self._banned] = -np.inf
-            return self._draw.sample(logits) if self._draw is not None else int(logits.argmax())
+            return self.sample_from(context.logits(index))
         if self._banned is not None:
             context.logits(index)[self._banned] = -np.inf
         return self._chain.sample(context, index)
+
+    @property
+    def is_plain(self) -> bool:
+        """`sample_from` can draw, in any thread: it touches nothing but the logits and this sampler."""
+        return self._chain is None
+
+    @property
+    def effort(self) -> float:
+        """The time that a plain draw takes, for each logit, by that of a random one (argmax reads the logits once)."""
+        return 1.0 if self._draw is not None else 1 / 16
+
+    def sample_from(self, logits: Logits) -> int:
+        """`sample`, of a plain sampler. ``logits`` may be changed."""
+        if self._banned is not None:
+            logits[self._banned] = -np.inf
+        return self._draw.sample(logits) if self._draw is not None else int(logits.argmax())
 
     def accept(self, token: int) -> None:
         """Count a token that was not drawn here."""

@@ -81,6 +81,8 @@ class Sequence:
         self.draft: list[int] = []
         """Guessed tokens that follow ``tokens``, to be verified in the next step."""
         self.speculation = Speculation()
+        self.drawn: int | None = None
+        """The next token, where it was drawn ahead of the others' in this step."""
         self.n_cached = 0
         self.arrived = now
         self.started = 0.0

@@ -316,3 +316,20 @@ def test_a_file_that_is_no_model_fails_with_the_reason(backend: Backend, tmp_pat
         Model(backend, str(bad), LoadParams())
     with pytest.raises(LoadFailed, match="no file"):
         Model(backend, str(tmp_path / "none.gguf"), LoadParams())
+
+
+def test_drawing_in_threads_changes_no_token(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def texts() -> list[str]:
+        driver = make(parallel=6, threads=3)
+        ids = [
+            driver.submit(chat(question), temperature=temperature, seed=3, top_p=top_p)
+            for question in QUESTIONS
+            for temperature, top_p in ((0.0, 1.0), (1.3, 0.9), (1.0, 1.0))
+        ]
+        driver.run()
+        return [driver.sink.of(id).text for id in ids]
+
+    alone = texts()
+    monkeypatch.setattr("lmd.engine.engine.DRAW_AHEAD_EFFORT", 0)
+    assert texts() == alone
+    assert len(set(alone)) > len(QUESTIONS)
