@@ -1,10 +1,9 @@
 """``lmctl ls``."""
 
 from collections.abc import Sequence
-from pathlib import PurePath
 
 from lmctl.options import Common
-from lmctl.output import Column, note, print_json, print_table
+from lmctl.output import Column, note, print_facts, print_json, print_table
 from lmctl.text import count, size
 from lmd.protocol import ModelRow
 
@@ -19,13 +18,6 @@ COLUMNS = (
     Column("LOADED", keep=7),
     Column("PRESETS", keep=1),
 )
-DETAILS = (
-    Column("FORMAT", keep=0),
-    Column("FILES", keep=0, align="right"),
-    Column("VISION", keep=0),
-    Column("TEMPLATE", keep=0),
-    Column("PATH", keep=2),
-)
 
 
 def list_models(common: Common, kinds: Sequence[str] = (), *, detailed: bool = False) -> None:
@@ -37,9 +29,12 @@ def list_models(common: Common, kinds: Sequence[str] = (), *, detailed: bool = F
         print_json(models)
         return
     whole = [model for model in models if not model.error]
-    if whole:
-        more = DETAILS if detailed else ()
-        print_table((*COLUMNS, *more), [[*cells(model), *(details(model) if detailed else [])] for model in whole])
+    if whole and detailed:
+        for n, model in enumerate(whole):
+            print("\n" * bool(n), end="")
+            print_facts(details(model))
+    elif whole:
+        print_table(COLUMNS, [cells(model) for model in whole])
     elif kinds:
         note(f"No models of this kind ({', '.join(kinds)}). 'lmctl ls' lists all.")
     else:
@@ -49,13 +44,16 @@ def list_models(common: Common, kinds: Sequence[str] = (), *, detailed: bool = F
             note(f"{model.key} cannot be served: {model.error} ({model.path})")
 
 
-def details(model: ModelRow) -> list[str]:
+def details(model: ModelRow) -> list[tuple[str, str]]:
+    told = zip((column.title.lower() for column in COLUMNS), cells(model), strict=True)
     return [
-        model.format,
-        str(model.parts),
-        PurePath(model.mmproj).name if model.mmproj else "",
-        "yes" if model.has_template else "",
-        model.path,
+        *((name, value or "-") for name, value in told),
+        ("format", model.format),
+        ("publisher", model.publisher or "-"),
+        ("files", str(model.parts)),
+        ("vision", model.mmproj or "-"),
+        ("template", "yes" if model.has_template else "no"),
+        ("path", model.path),
     ]
 
 

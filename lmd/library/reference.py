@@ -49,7 +49,10 @@ def _name(text: str) -> Reference:
     body, mark, quantization = text.partition("@")
     if not mark:
         body, mark, quantization = text.partition(":")  # as llama.cpp and ollama write it
-    owner, repo, *inside = body.rstrip("/").split("/")
+    owner, *below = body.rstrip("/").split("/")
+    if not below:
+        raise _wrong(text, "it names no repository")
+    repo, *inside = below
     if mark and not quantization:
         raise _wrong(text, f"nothing stands after the '{mark}'")
     path = _path(text, inside)

@@ -27,7 +27,7 @@ from lmd.library.hub import Passing, refusal, retry_after
 log = logging.getLogger(__name__)
 
 _PIECE = 1 << 20
-"""Bytes written and hashed at a time, in a thread."""
+"""Bytes written and hashed at a time, in a thread; on a slow line fewer, so that the file grows each second."""
 _SYNC = 256 << 20
 """Bytes after which the kernel is made to write: a later fsync then is no long halt."""
 _LOOK = 32 << 20
@@ -285,6 +285,7 @@ class Transfer:
 
     async def _store_all(self, response: aiohttp.ClientResponse, skip: int) -> None:
         held = bytearray()
+        stored = time.monotonic()
         try:
             while True:
                 async with asyncio.timeout(self._pace.stall):
@@ -298,8 +299,9 @@ class Transfer:
                 if self.received + len(held) > self.partial.size:
                     del held[self.partial.size - self.received :]
                     break
-                if len(held) >= _PIECE:
+                if len(held) >= _PIECE or time.monotonic() - stored >= 1.0:
                     await self._store(held)
+                    stored = time.monotonic()
         finally:
             # Also what came before a cut: on a bad line each piece counts. A cancelled task does not wait for it.
             if held and not _cancelling():

@@ -49,6 +49,8 @@ def test_words_are_for_searching(text: str) -> None:
         "https://[::1/owner/repo",
         "owner/repo@",
         "owner/..",
+        "owner/",
+        "/",
         "../etc/passwd",
         "/etc/passwd",
         "owner/repo/../../x.gguf",
