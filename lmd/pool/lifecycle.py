@@ -149,7 +149,8 @@ class Lifecycle:
             path=str(wanted.model.path),
             params=wanted.load,
             draft_path=str(wanted.draft.path) if wanted.draft else None,
-            free_memory=allowance.ram,
+            # Where there is enough for all, nothing has to be shrunk, whatever the worker's own estimate comes to.
+            free_memory=0 if instance.need.full.fits(allowance) else allowance.ram,
             free_vram=allowance.vram,
             encodes=wanted.model.header.is_embedding,
             prompt_cache=settings.prompt_cache,

@@ -15,6 +15,8 @@ LEAST_CONTEXT = 512
 """Tokens: a context that nobody asked for is not made smaller than this to fit (`lmd.engine.llama.fit`)."""
 PROCESS_BYTES = 64 * MIB
 """A worker before it has a model: the interpreter, numpy and llama.cpp."""
+_TOKEN_BYTES = 360
+"""What llama.cpp keeps of each token of a vocabulary: its text, its merges and the maps to find them."""
 _CELL_PADDING = 256
 """llama.cpp rounds the KV cache up to this many cells."""
 
@@ -75,6 +77,7 @@ class Need:
     kv: int
     compute: int
     draft: int = 0
+    vocabulary: int = 0
 
     @property
     def total(self) -> int:
@@ -103,21 +106,22 @@ def estimate(header: Header, load: LoadParams, draft: Header | None = None, vram
     amount = weights + kv + compute + drafted
 
     share = _offloaded_share(header, load, amount, vram)
-    stays = _stays_in_ram(header, share)
+    vocabulary = _TOKEN_BYTES * (header.vocab_size + (draft.vocab_size if draft else 0))
+    stays = _stays_in_ram(header, share) + vocabulary
     full, floor = _split(amount, share, stays, vram), _split(amount - saved, share, stays, vram)
-    return Need(full, floor, weights=weights, kv=kv, compute=compute, draft=drafted)
+    return Need(full, floor, weights=weights, kv=kv, compute=compute, draft=drafted, vocabulary=vocabulary)
 
 
 def measured(need: Need, loaded: LoadedModel) -> Memory:
     """What the loaded instance takes, by the worker's word."""
     amount = loaded.model_bytes + loaded.kv_bytes + loaded.compute_bytes + need.draft
-    return Memory(PROCESS_BYTES + max(0, amount - loaded.vram_bytes), loaded.vram_bytes)
+    return Memory(PROCESS_BYTES + need.vocabulary + max(0, amount - loaded.vram_bytes), loaded.vram_bytes)
 
 
 def _split(amount: int, share: float, stays: int, vram: int) -> Memory:
     """``amount`` divided between RAM and VRAM, with what the worker's own, exact plan may differ by.
 
-    ``stays``: bytes that are in RAM although their layers are offloaded.
+    ``stays``: bytes that are in RAM although their layers are offloaded, or beside the amount.
     """
     offloaded = int(amount * share)
     promised = max(offloaded, min(vram, offloaded * 9 // 8 + 128 * MIB)) if offloaded else 0

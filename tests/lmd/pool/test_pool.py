@@ -587,6 +587,20 @@ async def test_stop_ends_what_runs_and_what_waits_with_an_error(rig):
         await rig.pool.load(C)
 
 
+async def test_a_worker_is_given_a_limit_only_where_memory_is_short(rig):
+    await rig.loaded(want("c", 4, pinned=True), 4)
+    assert rig.of("c").request.free_memory == 0
+    short = want("a", 4)
+    heads = {"head_count": 256, "key_length": 128, "value_length": 128}  # 8 GiB of KV cache, if it may
+    shape = {"block_count": 1, "context_length": 2**14} | {f"attention.{key}": n for key, n in heads.items()}
+    short.model.header.values.update({f"llama.{key}": n for key, n in shape.items()})
+    request = rig.request(short)
+    await settle()
+    asked = rig.loading()[0].request.free_memory
+    assert asked == 6 * 2**30
+    request.cancel()
+
+
 async def test_leaving_the_lease_cancels_what_it_generates(rig):
     async def early():
         async with rig.pool.lease(C) as lease:
