@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from lmctl.chats_options import chats_app
 from lmctl.errors import CommandError, UsageError
 from lmctl.library_options import add_commands
 from lmctl.options import JsonFlag, SocketPath, common
@@ -26,6 +27,7 @@ app = typer.Typer(
 preset_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show and check presets.")
 app.add_typer(preset_app, name="preset")
 add_commands(app)
+app.add_typer(chats_app, name="chats")
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model key, a preset, or an unambiguous short form.")]
 

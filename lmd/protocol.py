@@ -24,6 +24,8 @@ HTTP with JSON over a Unix socket. Plain answers are one of these as JSON; long 
     POST /downloads/{id}/pause|resume|cancel → DownloadRow
     GET  /downloads/{id}/events          → ndjson: DownloadChanged*, until it rests (done, failed, paused, cancelled)
     GET  /downloads/events               → ndjson: DownloadChanged* of all, until closed
+    GET  /chats                          → list[ChatRow]         (conversations kept for /api/v1/chat)
+    POST /chats/remove     RemoveChatsBody → list[str]           (ids of the conversations that are gone)
     *    /v1/…                           → the HTTP API's own routes, whatever ``[server]`` says
 
 Errors are `Failure` with a 4xx or 5xx status. Times are Unix seconds, durations seconds, sizes bytes.
@@ -103,6 +105,28 @@ class Removed(Struct, omit_defaults=True):
     """Files of the model that another one needs as well."""
     loaded: list[str] = []
     """Instances that stood (or with ``dry_run`` stand) in the way."""
+
+
+# ── stored conversations ──────────────────────────────────────────────────────────────────────
+
+
+class ChatRow(Struct, omit_defaults=True):
+    id: str
+    """Of its first response."""
+    title: str
+    """The beginning of its first message."""
+    model: str
+    responses: int
+    size: int
+    created_at: float
+    used_at: float
+
+
+class RemoveChatsBody(Struct, omit_defaults=True):
+    """Conversations by the id of any of their responses, or all of them."""
+
+    ids: list[str] = []
+    all: bool = False
 
 
 # ── the hub and its downloads ─────────────────────────────────────────────────────────────────

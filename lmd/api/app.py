@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from lmd.api import control, downloads, health, library, native, openapi
+from lmd.api import chats, control, downloads, health, library, native, openapi
 from lmd.api.anthropic import errors as anthropic_errors
 from lmd.api.anthropic import routes as anthropic
 from lmd.api.completions import errors as openai_errors
@@ -83,7 +83,11 @@ def client_app(services: Services, bound: Callable[[], Collection[str]]) -> web.
 def control_app(services: Services) -> web.Application:
     """The control socket's application: its own routes and all of the clients', without Host check and CORS."""
     middlewares = [request_records(_unix_client), errors_in_shape(_by_prefix(CONTROL_SHAPES))]
-    return _app(services, middlewares, [*control.routes(), *downloads.routes(), *library.routes(), *client_routes()])
+    return _app(
+        services,
+        middlewares,
+        [*control.routes(), *downloads.routes(), *library.routes(), *chats.routes(), *client_routes()],
+    )
 
 
 def _app(services: Services, middlewares: Sequence[Middleware], routes: Sequence[web.RouteDef]) -> web.Application:

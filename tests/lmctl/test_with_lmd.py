@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import urllib.request
 
 import pytest
 
@@ -116,3 +117,26 @@ async def test_the_stopped_daemon_is_exit_code_3(start_daemon: StartDaemon, lmct
     assert (await lmctl("status", env=environment(lmd.socket))).code == 0
     await asyncio.to_thread(lmd.stop)
     assert (await lmctl("status", env=environment(lmd.socket))).code == 3
+
+
+async def test_conversations_are_listed_and_removed(lmd: Daemon, lmctl: Run) -> None:
+    def ask(**more: str) -> str:
+        body = {"model": "tiny-chat", "input": "Count to 5.", "max_output_tokens": 4, **more}
+        request = urllib.request.Request(
+            f"{lmd.url}/api/v1/chat", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request) as response:
+            return str(json.load(response)["response_id"])
+
+    assert "No conversations" in (await lmctl("chats", env=environment(lmd.socket))).err
+    first = await asyncio.to_thread(ask)
+    second = await asyncio.to_thread(ask, previous_response_id=first)
+    other = await asyncio.to_thread(ask)
+    rows = await told(lmctl, lmd, "chats", "ls")
+    assert isinstance(rows, list)
+    assert [(row["id"], row["responses"]) for row in rows] == [(other, 1), (first, 2)]
+    assert "Count to 5." in await answer(lmctl, lmd, "chats")
+    assert await answer(lmctl, lmd, "chats", "rm", second) == f"removed {first}\n"
+    assert (await lmctl("chats", "rm", first, env=environment(lmd.socket))).code == 1
+    assert (await lmctl("chats", "rm", env=environment(lmd.socket))).code == 2
+    assert await answer(lmctl, lmd, "chats", "rm", "--all") == f"removed {other}\n"
