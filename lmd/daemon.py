@@ -19,8 +19,10 @@ from aiohttp import web
 
 from lmd import log, systemd
 from lmd.api.app import client_app, control_app
+from lmd.api.connections import ClientRunner
 from lmd.api.idle import Idleness
-from lmd.api.listen import ControlSocket, bind_http, bound_hosts, url_of
+from lmd.api.connections import ClientRunner
+from lmd.api.listen import ControlSocket, bind_http, bound_hosts, refuse_exposed, url_of
 from lmd.api.rows import current_problems
 from lmd.api.served import wanted_of
 from lmd.api.services import Services
@@ -34,6 +36,7 @@ from lmd.library.repository import Room
 from lmd.library.transfer import Pace
 from lmd.pool.pool import Pool
 from lmd.pool.wanted import Origin, Wanted
+from lmd.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +99,7 @@ class Daemon:
             pool=self._pool,
             downloads=self._downloads,
             conversations=self._conversations,
+            tokens=Tokens(settings.paths.state / "tokens.json", os.environ),
             reload=self.reload,
         )
 
@@ -107,6 +111,7 @@ class Daemon:
         listening = _listen(settings)
         tasks: list[asyncio.Task[None]] = []
         runners: list[web.AppRunner] = []
+        self._services.metrics.attach(self._services)
         try:
             with self._signals():
                 await asyncio.to_thread(self._catalog.refresh)
@@ -119,6 +124,7 @@ class Daemon:
                 tasks = [
                     asyncio.create_task(_lasting(self._config.watch(), "following the presets")),
                     asyncio.create_task(_lasting(self._catalog.watch(), "following the models")),
+                    asyncio.create_task(_lasting(self._services.metrics.watch_loop(), "measuring the event loop")),
                     asyncio.create_task(_lasting(self._conversations.keep_limits(), "keeping conversations")),
                     asyncio.create_task(_lasting(self._show_life(), "the service manager's watchdog")),
                     asyncio.create_task(_lasting(self._leave_when_idle(runners, listening), "leaving when idle")),
@@ -137,15 +143,28 @@ class Daemon:
 
     async def _serve(self, listening: _Listening) -> list[web.AppRunner]:
         bound = bound_hosts(listening.http)
-        runners = []
-        for app, sockets in (
-            (client_app(self._services, lambda: bound), listening.http),
-            (control_app(self._services), listening.control),
+        limits = self._config.snapshot.settings.limits
+        clients, control = client_app(self._services, lambda: bound), control_app(self._services)
+        common: dict[str, Any] = {
+            "handler_cancellation": True,
+            "access_log": None,
+            "shutdown_timeout": _CLOSING_SECONDS,
+            "handle_signals": False,
+        }
+        for_clients = ClientRunner(
+            clients,
+            lambda: self._config.snapshot.settings.limits.stall_timeout,
+            keepalive_timeout=min(limits.receive_timeout, 1e9),
+            max_line_size=limits.header_size,
+            max_field_size=limits.header_size,
+            **common,
+        )
+        runners: list[web.AppRunner] = []
+        for app, runner, sockets in (
+            (clients, for_clients, listening.http),
+            (control, web.AppRunner(control, **common), listening.control),
         ):
             app.middlewares.insert(0, self._idleness.middleware())
-            runner = web.AppRunner(
-                app, handler_cancellation=True, access_log=None, shutdown_timeout=_CLOSING_SECONDS, handle_signals=False
-            )
             await runner.setup()
             runners.append(runner)
             for one in sockets:
@@ -383,7 +402,14 @@ def _listen(settings: Any) -> _Listening:
     activated = "http" in passed
     if activated and (settings.server.host, settings.server.port) != http[0].getsockname()[:2]:
         logger.info("[server] host and port have no effect: lmd.socket has lmd serve on %s", url_of(http))
-    return _Listening(http, control, own, activated)
+    listening = _Listening(http, control, own, activated)
+    if settings.server.auth == "off" and not settings.server.allow_insecure:
+        try:
+            refuse_exposed(bound_hosts(http))
+        except BaseException:
+            listening.close()
+            raise
+    return listening
 
 
 async def _lasting(work: Any, what: str) -> None:

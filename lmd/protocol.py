@@ -14,6 +14,9 @@ HTTP with JSON over a Unix socket. Plain answers are one of these as JSON; long 
                                            with estimate_only: Estimate, and nothing is loaded
     POST /unload  UnloadBody             → list[str]             (ids unloaded)
     GET  /events                         → ndjson: InstanceChanged | PresetsChanged, until closed
+    GET  /tokens                         → list[TokenRow]
+    POST /tokens           TokenBody     → TokenCreated
+    POST /tokens/revoke    RevokeBody    → TokenRow
     GET  /models/{key}                   → ModelDetail
     POST /models/remove    RemoveBody    → Removed
     GET  /hub/search?q=…[&format=][&n=]  → list[HubModel]
@@ -322,6 +325,39 @@ class UnloadBody(Struct, omit_defaults=True):
     id: str | None = None
     all: bool = False
     force: bool = False
+
+
+# ── tokens of the HTTP API ────────────────────────────────────────────────────────────────────
+
+
+class TokenRow(Struct, omit_defaults=True):
+    name: str
+    scopes: list[str]
+    created_at: float = 0.0
+    expires_at: float | None = None
+    expired: bool = False
+    from_credential: bool = False
+    """It comes from the service manager's credential, and cannot be revoked here."""
+
+
+class TokenBody(Struct, omit_defaults=True):
+    name: str
+    scopes: list[str]
+    """inference, manage."""
+    lifetime: float | None = None
+    """Seconds; None: it never expires."""
+
+
+class TokenCreated(Struct, omit_defaults=True):
+    token: TokenRow
+    secret: str
+    """Told this once."""
+    auth: bool = True
+    """False: no request is asked for a token, as the settings are."""
+
+
+class RevokeBody(Struct):
+    name: str
 
 
 class Progress(Struct, tag="progress", tag_field="type"):

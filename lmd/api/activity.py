@@ -19,6 +19,8 @@ class RequestRecord:
     method: str
     path: str
     client: str
+    token: str | None = None
+    """Name of the token that it came with."""
     started: float = field(default_factory=time.monotonic)
     model: str | None = None
     preset: str | None = None
@@ -26,6 +28,8 @@ class RequestRecord:
     first_token: float | None = None
     """Monotonic time of the first piece of the answer."""
     usage: Usage | None = None
+    waited: float = 0.0
+    """Seconds that it waited for its model."""
     error: str | None = None
     """Code of the error that the client was told, in whichever way."""
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from lmd.api import chats, control, downloads, health, library, native, openapi
+from lmd.api import control, downloads, health, library, metrics, native, openapi, tokens
+from lmd.api.access import authentication, open_requests
 from lmd.api.anthropic import errors as anthropic_errors
 from lmd.api.anthropic import routes as anthropic
 from lmd.api.completions import errors as openai_errors
+from lmd.api.listen import is_exposed
 from lmd.api.lmstudio import errors as lmstudio_errors
 from lmd.api.lmstudio import v0, v1
 from lmd.api.middleware import (
@@ -23,6 +25,7 @@ from lmd.api.middleware import (
     cors,
     errors_in_shape,
     host_check,
+    origin_check,
     request_records,
 )
 from lmd.api.openai import routes as openai
@@ -71,23 +74,32 @@ def client_app(services: Services, bound: Callable[[], Collection[str]]) -> web.
     def server() -> Server:
         return services.config.snapshot.settings.server
 
+    def token_needed() -> bool:
+        # The setting may change while the addresses cannot: what was exposed with tokens is never without.
+        return server().auth == "on" or (is_exposed(bound()) and not server().allow_insecure)
+
     middlewares = [
         request_records(_tcp_client),
+        metrics.counted(services.metrics),
         cors(lambda: server().cors_origins),
         errors_in_shape(_by_prefix(CLIENT_SHAPES)),
         host_check(lambda: server().allowed_hosts, bound),
+        origin_check(lambda: server().cors_origins),
+        authentication(services.tokens, token_needed),
+        open_requests(lambda: services.config.snapshot.settings.limits),
     ]
-    return _app(services, middlewares, client_routes())
+    return _app(services, middlewares, [*client_routes(), *metrics.routes(services.metrics)])
 
 
 def control_app(services: Services) -> web.Application:
     """The control socket's application: its own routes and all of the clients', without Host check and CORS."""
-    middlewares = [request_records(_unix_client), errors_in_shape(_by_prefix(CONTROL_SHAPES))]
-    return _app(
-        services,
-        middlewares,
-        [*control.routes(), *downloads.routes(), *library.routes(), *chats.routes(), *client_routes()],
-    )
+    middlewares = [
+        request_records(_unix_client),
+        metrics.counted(services.metrics),
+        errors_in_shape(_by_prefix(CONTROL_SHAPES)),
+    ]
+    own = [*control.routes(), *downloads.routes(), *library.routes(), *tokens.routes()]
+    return _app(services, middlewares, [*own, *client_routes()])
 
 
 def _app(services: Services, middlewares: Sequence[Middleware], routes: Sequence[web.RouteDef]) -> web.Application:

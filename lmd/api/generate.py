@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lmd.api.activity import RequestRecord, current_record
+from lmd.api.metrics import PieceTimes
 from lmd.api.prompt import Prepared, prepare
 from lmd.api.served import Served, find_served
 from lmd.api.services import Services
@@ -86,6 +87,7 @@ class Generation:
                 self.loaded = lease.loaded
                 if self._record is not None:
                     self._record.instance = lease.instance_id
+                    self._record.waited = lease.waited
                 yield LoadDone(lease.instance_id, lease.waited)
                 prepared = await prepare(self.served, self.request, lease)
                 async with aclosing(self._choices(lease, prepared)) as events:
@@ -97,7 +99,8 @@ class Generation:
     async def _choices(self, lease: Lease, prepared: Prepared) -> Events:
         """All choices' events as they come. The record learns the time of the first piece, and the usage."""
         record, ended, first = self._record, [], True
-        streams = [_sequence(lease, prepared, choice) for choice in self._numbers]
+        pieces = self._services.metrics.pieces
+        streams = [_sequence(lease, prepared, choice, pieces) for choice in self._numbers]
         async with aclosing(streams[0] if len(streams) == 1 else merged(streams)) as events:
             async for event in events:
                 if first and not isinstance(event, PromptProgress):
@@ -175,14 +178,20 @@ class _Leasing:
             await self._context.__aexit__(None, None, None)
 
 
-async def _sequence(lease: Lease, prepared: Prepared, choice: int) -> Events:
+async def _sequence(lease: Lease, prepared: Prepared, choice: int, pieces: PieceTimes) -> Events:
     """One choice: a sequence in the worker, its text taken apart by the model's format."""
     for echoed in prepared.echo:
         yield replace(echoed, choice=choice)
     parser = prepared.parser(choice)
+    last = 0.0
     async with aclosing(lease.generate(prepared.generate(choice))) as items:
         async for item in items:
             if isinstance(item, Output):
+                if item.n_tokens:
+                    now = time.monotonic()
+                    if last:
+                        pieces.add(now - last, item.n_tokens)
+                    last = now
                 for event in parser.feed(item.text, item.n_tokens, item.logprobs):
                     yield event
             elif isinstance(item, Prefilled):

@@ -3,10 +3,11 @@
 import contextlib
 import errno
 import grp
+import ipaddress
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from lmd.errors import Conflict, LmdError
@@ -77,6 +78,25 @@ def url_of(sockets: Sequence[socket.socket]) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def is_exposed(hosts: Collection[str]) -> bool:
+    """Whether others than this machine can reach one of these bound addresses."""
+    for host in hosts:
+        with contextlib.suppress(ValueError):
+            address = ipaddress.ip_address(host)
+            if not (getattr(address, "ipv4_mapped", None) or address).is_loopback:
+                return True
+    return False
+
+
+def refuse_exposed(hosts: Collection[str]) -> None:
+    """CannotListen where an address is not this machine's alone; for a server that asks for no tokens."""
+    if is_exposed(hosts):
+        raise CannotListen(
+            f"Anyone who reaches {', '.join(sorted(hosts))} could use the models: [server] auth is off.",
+            hint='Set auth = "on" and make tokens with \'lmctl token create\', or set allow_insecure = true.',
+        )
+
+
 def bound_hosts(sockets: Sequence[socket.socket]) -> frozenset[str]:
     return frozenset(one.getsockname()[0] for one in sockets)
 
@@ -116,12 +136,20 @@ class ControlSocket:
 
 
 def _make_directory(directory: Path) -> bool:
-    """Whether it had to be made. 0755: who may connect is decided by the socket's own mode."""
+    """Whether it had to be made. 0755: who may connect is decided by the socket's own mode.
+
+    CannotListen where everybody may write to it: anyone could put a socket of theirs in our place.
+    """
     try:
         directory.mkdir(mode=0o755, parents=True)
     except FileExistsError:
         if not directory.is_dir():
             raise
+        if directory.stat().st_mode & stat.S_IWOTH:
+            raise CannotListen(
+                f"{directory} is writable for everybody, and no place for the control socket.",
+                hint="Set [control] socket (or --socket) to a path in a directory of your own.",
+            ) from None
         return False
     return True
 

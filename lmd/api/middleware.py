@@ -1,5 +1,6 @@
 """What every request passes through: an id, a record, the Host check, CORS, and errors in the right shape."""
 
+import asyncio
 import ipaddress
 import logging
 import re
@@ -13,6 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from lmd import log
 from lmd.api.activity import RequestRecord, recording
+from lmd.api.services import services_of
 from lmd.api.status import HttpError, error_code, error_headers, http_status, internal_error, of_http_exception
 from lmd.errors import Forbidden, LmdError
 
@@ -76,6 +78,8 @@ def _log_line(record: RequestRecord, status: int) -> None:
         status,
         seconds,
         extra=log.fields(
+            CLIENT=record.client,
+            TOKEN=record.token,
             MODEL=record.model,
             PRESET=record.preset,
             INSTANCE=record.instance,
@@ -122,7 +126,7 @@ def errors_in_shape(shape_of: Callable[[str], ErrorShape]) -> Middleware:
             record.error = error_code(error)
         response = error_response(error, shape_of(request.path))
         response.headers.update(headers)
-        if http_status(error) in {413, 503}:
+        if http_status(error) in {408, 413, 503}:
             response.force_close()
         return response
 
@@ -164,6 +168,28 @@ def host_check(allowed_hosts: Callable[[], Collection[str]], bound: Callable[[],
         return await handler(request)
 
     return middleware
+
+
+def origin_check(origins: Callable[[], Collection[str]]) -> Middleware:
+    """Refuses what pages of other origins send: a browser keeps them from reading the answer, not from asking."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origin = request.headers.get("Origin")
+        if origin is not None and not _origin_allowed(origin, request.headers.get("Host", ""), origins()):
+            raise Forbidden(
+                f"Pages of the origin {origin[:200]!r} may not use this server.",
+                hint="Add it to [server] cors_origins if they are meant to.",
+            )
+        return await handler(request)
+
+    return middleware
+
+
+def _origin_allowed(origin: str, host: str, listed: Collection[str]) -> bool:
+    _, separator, authority = origin.partition("://")
+    own = bool(separator) and authority.lower() == host.lower()
+    return own or "*" in listed or origin in listed
 
 
 def cors(origins: Callable[[], Collection[str]]) -> Middleware:
@@ -215,4 +241,14 @@ async def json_body(request: web.Request) -> bytes:
             f"The body's content type is {request.content_type!r}.",
             hint="Send JSON with 'Content-Type: application/json'.",
         )
-    return await request.read()
+    seconds = services_of(request).config.snapshot.settings.limits.receive_timeout
+    try:
+        async with asyncio.timeout(seconds if 0 < seconds < 1e9 else None):
+            return await request.read()
+    except TimeoutError:
+        raise HttpError(
+            408,
+            "request_timeout",
+            f"The request's body did not come within {seconds:g} seconds.",
+            hint="[limits] receive_timeout says how long it may take.",
+        ) from None

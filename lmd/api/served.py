@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 from math import isinf
 from typing import TYPE_CHECKING
 
+from lmd.api.limits import refuse_oversized
 from lmd.errors import AmbiguousModel, Conflict, InvalidRequest, ModelNotFound, Unsupported
 from lmd.generation import GenerationRequest
 from lmd.library.resolve import Target, listing, resolve
 from lmd.loading import DEFAULT_CONTEXT_LENGTH, PROMPT_LOOKUP, LoadParams
 from lmd.pool.wanted import Origin, Wanted
+
+from lmd.api.limits import refuse_oversized
 
 if TYPE_CHECKING:
     from lmd.api.services import Services
@@ -41,6 +44,7 @@ def find_served(services: Services, request: GenerationRequest) -> Served:
     ModelNotFound, AmbiguousModel; Conflict where the model is not loaded and ``[models] jit`` is off.
     """
     snapshot = services.config.snapshot
+    refuse_oversized(request, snapshot.settings.limits)
     name = request.model
     try:
         target = resolve(name, snapshot, services.catalog, request.preset)

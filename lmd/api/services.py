@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from lmd.api.activity import Activity
+from lmd.api.metrics import Metrics
 
 if TYPE_CHECKING:
     from lmd.config.store import ConfigStore, Reloaded
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lmd.library.catalog import Catalog
     from lmd.library.downloads import Downloads
     from lmd.pool.pool import Pool
+    from lmd.tokens import Tokens
 
 
 @dataclass(kw_only=True)
@@ -28,9 +30,11 @@ class Services:
     pool: Pool
     downloads: Downloads
     conversations: Conversations
+    tokens: Tokens
     reload: Callable[[], Awaitable[Reloaded]]
     """Read the operator's files anew and apply what changed; how SIGHUP and ``POST /reload`` are one thing."""
     activity: Activity = field(default_factory=Activity)
+    metrics: Metrics = field(default_factory=Metrics)
     started_at: float = field(default_factory=time.time)
     url: str = ""
     """Where the HTTP port really is; empty until it listens."""

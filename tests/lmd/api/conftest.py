@@ -20,6 +20,7 @@ from lmd.library.hub import Hub
 from lmd.library.repository import Room
 from lmd.library.transfer import Pace
 from lmd.pool.pool import Pool
+from lmd.tokens import Tokens
 from lmd.worker.fake import FakeWorker
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -94,7 +95,13 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
         pace=Pace(stall=5.0, first=0.01, longest=0.05, tries=3),
     )
     services = Services(
-        config=config, catalog=catalog, pool=pool, downloads=downloads, conversations=conversations, reload=reload
+        config=config,
+        catalog=catalog,
+        pool=pool,
+        downloads=downloads,
+        conversations=conversations,
+        tokens=Tokens(tmp_path / "tokens.json", {}),
+        reload=reload,
     )
     await downloads.open()
     await pool.start()

@@ -138,7 +138,7 @@ def test_without_cors_origins_no_origin_is_allowed(daemon: Any) -> None:
         "/v1/completions",
         headers={"Origin": "https://app.example", "Access-Control-Request-Method": "POST"},
     )
-    assert status == 405
+    assert status == 403
     assert "access-control-allow-origin" not in headers
 
 
