@@ -13,8 +13,6 @@ from lmd.library.resolve import Target, listing, resolve
 from lmd.loading import DEFAULT_CONTEXT_LENGTH, PROMPT_LOOKUP, LoadParams
 from lmd.pool.wanted import Origin, Wanted
 
-from lmd.api.limits import refuse_oversized
-
 if TYPE_CHECKING:
     from lmd.api.services import Services
     from lmd.library.catalog import Model
