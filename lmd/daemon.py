@@ -21,7 +21,6 @@ from lmd import log, systemd
 from lmd.api.app import client_app, control_app
 from lmd.api.connections import ClientRunner
 from lmd.api.idle import Idleness
-from lmd.api.connections import ClientRunner
 from lmd.api.listen import ControlSocket, bind_http, bound_hosts, refuse_exposed, url_of
 from lmd.api.rows import current_problems
 from lmd.api.served import wanted_of
