@@ -264,7 +264,8 @@ class EmbeddingInstance:
             n_params=model.n_params,
             model_bytes=model.size + n_adapter_bytes,
             kv_bytes=context.kv_bytes,
-            compute_bytes=context.compute_bytes,
+            # The outputs' room grows with the first batch from one row for each text to one for each token.
+            compute_bytes=context.compute_bytes + 4 * vocab.n_tokens * max(0, budget - parallel),
             bos_text=vocab.text(vocab.bos),
             eos_text=vocab.text(vocab.eos),
             add_bos=vocab.add_bos,

@@ -1,11 +1,11 @@
 """What a load will take, told from the model's header, and what there is to take it from."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from lmd.library.header import Header
-from lmd.loading import DEFAULT_CONTEXT_LENGTH, Device, LoadedModel, LoadParams, WorkerFacts
+from lmd.library.header import ENCODERS, Header
+from lmd.loading import DEFAULT_CONTEXT_LENGTH, DEFAULT_TEXT_LENGTH, Device, LoadedModel, LoadParams, WorkerFacts
 from lmd.worker.cgroup import anonymous_bytes, system_memory
 
 MIB = 2**20
@@ -86,6 +86,8 @@ class Need:
 
 def estimate(header: Header, load: LoadParams, draft: Header | None = None, vram: int = 0) -> Need:
     """``vram``: bytes that llama.cpp's devices have for us in all; layers go there first, as ``gpu_layers`` allows."""
+    if header.is_embedding:
+        return _estimate_encoder(header, load, vram)
     context = load.context_length or min(header.context_length or DEFAULT_CONTEXT_LENGTH, DEFAULT_CONTEXT_LENGTH)
     parallel = load.parallel or DEFAULT_PARALLEL
     cells = load.kv_cells or context * parallel
@@ -110,6 +112,28 @@ def estimate(header: Header, load: LoadParams, draft: Header | None = None, vram
     stays = _stays_in_ram(header, share) + vocabulary
     full, floor = _split(amount, share, stays, vram), _split(amount - saved, share, stays, vram)
     return Need(full, floor, weights=weights, kv=kv, compute=compute, draft=drafted, vocabulary=vocabulary)
+
+
+def _estimate_encoder(header: Header, load: LoadParams, vram: int) -> Need:
+    """A model that makes vectors keeps nothing, but computes a whole text in one piece (`lmd.engine.embedding`)."""
+    trained = header.context_length or DEFAULT_TEXT_LENGTH
+    text = min(load.context_length or DEFAULT_TEXT_LENGTH, trained)
+    least = text if load.context_length else min(text, LEAST_CONTEXT)
+    weights = header.tensor_bytes
+
+    def beside(longest: int) -> tuple[int, int]:
+        batch = max(load.batch or DEFAULT_BATCH, longest)
+        kv = 0 if header.architecture in ENCODERS else _kv_bytes(header, batch, "f16")
+        # llama.cpp keeps room for the logits of every token, also where the model has none.
+        outputs = 4 * batch * header.vocab_size
+        return kv, _compute_bytes(header, replace(load, batch=batch, parallel=1), batch) + outputs
+
+    kv, compute = beside(text)
+    amount, floor = weights + kv + compute, weights + sum(beside(least))
+    share = _offloaded_share(header, load, amount, vram)
+    stays = _stays_in_ram(header, share)
+    split = _split(amount, share, stays, vram), _split(floor, share, stays, vram)
+    return Need(*split, weights=weights, kv=kv, compute=compute)
 
 
 def measured(need: Need, loaded: LoadedModel) -> Memory:

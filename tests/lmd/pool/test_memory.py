@@ -153,3 +153,40 @@ def test_devices_are_summed_and_those_that_share_ram_are_not_vram():
     small = replace(CARD, name="CUDA1", memory_total=2 * GIB, memory_free=GIB)
     assert device_memory(facts(CARD, small, integrated)) == 19 * GIB + 3 * GIB // 4
     assert device_memory(facts(integrated)) == 0
+
+
+BGE = {
+    "pooling_type": 2,
+    "block_count": 12,
+    "embedding_length": 384,
+    "attention.head_count": 12,
+    "feed_forward_length": 1536,
+    "vocab_size": 30522,
+}
+
+
+def bge(context_length):
+    plain = header(GIB, **BGE, context_length=context_length)
+    values = {key.replace("llama.", "bert."): value for key, value in plain.values.items()}
+    return replace(plain, values=values | {"general.architecture": "bert"})
+
+
+def test_an_encoder_keeps_no_cache_and_pays_for_its_longest_text():
+    short = estimate(bge(512), LoadParams())
+    long = estimate(bge(8192), LoadParams(context_length=8192))
+    assert short.kv == long.kv == 0
+    assert 10 * short.compute < long.compute
+    # 13 MiB of activations and 60 MiB of room for outputs were seen at 512 tokens.
+    assert 70 * MIB < short.compute < 85 * MIB
+
+
+def test_an_encoder_may_take_shorter_texts_where_nobody_asked_for_long_ones():
+    free = estimate(bge(8192), LoadParams())
+    assert free.floor.ram < free.full.ram
+    asked = estimate(bge(8192), LoadParams(context_length=2048))
+    assert asked.floor == asked.full == free.full
+
+
+def test_a_generating_model_that_makes_vectors_has_a_cache_for_one_batch():
+    need = estimate(header(GIB, **SHAPE, pooling_type=3), LoadParams(context_length=1024))
+    assert need.kv == 24 * 2 * (64 + 64) * 2 * 1024
