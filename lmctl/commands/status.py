@@ -37,4 +37,7 @@ def facts(status: Status, now: float) -> list[tuple[str, str]]:
         ("requests", f"{status.active_requests} running, {status.requests_served} served"),
         ("memory", memory),
     ]
-    return [*told, ("runtime", ", ".join(runtime))] if runtime else told
+    if runtime:
+        told.append(("runtime", ", ".join(runtime)))
+        told.append(("GPUs", status.runtime.get("devices") or "none that llama.cpp sees"))
+    return told

@@ -113,6 +113,11 @@ def status_of(services: Services) -> Status:
             "llama_cpp_python": facts.llama_cpp_python,
             "llama_cpp": facts.llama_cpp,
             "system_info": facts.system_info,
+            "devices": ", ".join(
+                f"{device.name} ({device.description}, {device.memory_total // 2**20} MiB)"
+                for device in facts.devices
+                if device.kind in ("gpu", "igpu")
+            ),
         },
     )
 

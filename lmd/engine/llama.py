@@ -375,7 +375,7 @@ class Model:
             if "allocate" in reason:
                 raise InsufficientMemory(
                     f"No memory for the weights of {Path(path).name}: {reason}.",
-                    hint="Load with fewer --gpu-layers, or unload another model.",
+                    hint="Load with fewer layers in VRAM (--gpu N or auto), or unload another model.",
                 )
             raise LoadFailed(
                 f"llama.cpp cannot load {Path(path).name}: {reason}.",

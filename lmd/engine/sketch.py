@@ -183,5 +183,5 @@ def _too_large(weights: Weights, cost: Cost, want: Wanted, space: Space) -> Insu
     return InsufficientMemory(
         f"{min(want.gpu_layers, weights.n_layers)} of {weights.n_layers} layers do not fit in VRAM: "
         f"the model has {need}; {have} are free for it.",
-        hint="Load with --gpu-layers auto or fewer, a smaller --context-length, or unload another model.",
+        hint="Load with --gpu auto or fewer layers, a smaller --context-length, or unload another model.",
     )
