@@ -195,6 +195,10 @@ def _devices() -> Iterator[Device]:
 # ── vocabulary ────────────────────────────────────────────────────────────────────────────────
 
 
+_NAMED_ENDS = ("eos", "eot", "fim_pad", "fim_rep", "fim_sep")
+"""What a model's metadata may name, whatever kind of token it is, and llama.cpp then ends a generation at."""
+
+
 class Vocab:
     """Tokens to bytes and back."""
 
@@ -215,8 +219,12 @@ class Vocab:
 
     @functools.cached_property
     def eog_tokens(self) -> tuple[int, ...]:
-        """Every token that ends a generation."""
-        return tuple(token for token in range(self.n_tokens) if _lib.llama_vocab_is_eog(self.pointer, token))
+        """Every token that ends a generation.
+
+        llama.cpp makes control tokens of those that it knows by their text; the model's metadata may name others.
+        """
+        named = (getattr(_lib, f"llama_vocab_{name}")(self.pointer) for name in _NAMED_ENDS)
+        return tuple(token for token in sorted({*self.control_ids, *named}) if token >= 0 and self.is_eog(token))
 
     def is_control(self, token: int) -> bool:
         return bool(_lib.llama_vocab_is_control(self.pointer, token))
@@ -259,17 +267,22 @@ class Vocab:
             size = -n
 
     def control_texts(self) -> tuple[str, ...]:
-        """Texts that `tokenize` with ``special`` takes for control tokens, in the order of their ids.
+        """Texts that `tokenize` with ``special`` takes for control tokens, in the order of their ids."""
+        return tuple(map(self.text, self.control_ids))
+
+    @functools.cached_property
+    def control_ids(self) -> tuple[int, ...]:
+        """Tokens that `tokenize` finds only with ``special``: control tokens and the unknown token.
 
         Asking for each of 152 k tokens takes a quarter of a second; llama.cpp writes a run of them with and without
         its control tokens in next to no time, and only runs where that differs are looked into.
         """
-        ids = (ctypes.c_int32 * self.n_tokens)(*range(self.n_tokens))
+        ids = np.arange(self.n_tokens, dtype=np.int32)
         special = _lib.LLAMA_TOKEN_ATTR_CONTROL | _lib.LLAMA_TOKEN_ATTR_UNKNOWN
-        found: list[str] = []
+        found: list[int] = []
 
         def size(first: int, last: int, unparse: bool) -> int:
-            run = ctypes.cast(ctypes.byref(ids, 4 * first), ctypes.POINTER(ctypes.c_int32))
+            run = ids[first:].ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
             n: int = _lib.llama_detokenize(self.pointer, run, last - first, None, 0, False, unparse)
             return n
 
@@ -282,9 +295,7 @@ class Vocab:
                 search(middle, last)
                 return
             found.extend(
-                self.text(token)
-                for token in range(first, last)
-                if _lib.llama_vocab_get_attr(self.pointer, token) & special
+                token for token in range(first, last) if _lib.llama_vocab_get_attr(self.pointer, token) & special
             )
 
         for first in range(0, self.n_tokens, 512):
