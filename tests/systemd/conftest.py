@@ -26,6 +26,14 @@ SETTINGS = """\
 [defaults.load]
 threads = 1
 """
+CLEAN = """\
+systemctl stop lmd.socket lmd.service
+systemctl disable --quiet lmd.socket lmd.service
+systemctl reset-failed lmd.socket lmd.service
+rm -rf /run/systemd/system/lmd.* /etc/lmd/presets.d/*.toml
+systemctl daemon-reload
+cat >/etc/lmd/lmd.toml
+"""
 PRESET = """\
 model = "tiny-chat"
 [sampling]
@@ -77,13 +85,21 @@ class Box:
     def popen(self, *command: str, **how: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(self._inside(command), text=True, stdout=subprocess.PIPE, **how)
 
+    def start(self, *command: str) -> tuple[subprocess.Popen[str], str]:
+        """``command`` and its process id in the box, where alone it can be ended."""
+        process = self.popen("bash", "-c", 'echo $$; exec "$@"', "-", *command)
+        assert process.stdout is not None
+        return process, process.stdout.readline().strip()
+
     def run(self, *command: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self._inside(command), text=True, capture_output=True, input=input, timeout=120)
 
     def __call__(self, *command: str, input: str | None = None) -> str:
         """Its standard output. AssertionError with all that it said when it fails."""
         done = self.run(*command, input=input)
-        assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        if done.returncode:
+            journal = self.run("journalctl", "--no-pager", "-n", "20").stdout if command[0] == "systemctl" else ""
+            raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}{journal}")
         return done.stdout
 
     def show(self, name: str, unit: str = "lmd") -> str:
@@ -212,10 +228,4 @@ def shared_box(boot: Callable[[], Box]) -> Box:
 def box(shared_box: Box) -> Iterator[Box]:
     """A box where nothing of lmd runs, and that no other test has changed for good."""
     yield shared_box
-    box = shared_box
-    box("systemctl", "stop", "lmd.socket", "lmd.service")
-    box.run("systemctl", "disable", "--quiet", "lmd.socket", "lmd.service")
-    box("bash", "-c", "rm -rf /run/systemd/system/lmd.* /etc/lmd/presets.d/*.toml")
-    box.write("/etc/lmd/lmd.toml", SETTINGS)
-    box("systemctl", "daemon-reload")
-    box.run("systemctl", "reset-failed", "lmd.socket", "lmd.service")
+    shared_box("bash", "-c", CLEAN, input=SETTINGS)

@@ -42,7 +42,7 @@ def test_it_leaves_when_idle_and_the_next_request_brings_it_back(box: Box) -> No
 def test_it_stays_while_a_stream_of_events_is_open(box: Box) -> None:
     box.write("/etc/lmd/lmd.toml", SETTINGS + '[daemon]\nidle_exit = "1s"\n[models]\nttl = "1s"\n')
     box("systemctl", "start", "lmd.socket")
-    events = box.popen("curl", "-sS", "-N", "--unix-socket", "/run/lmd/lmd.sock", "http://lmd/events")
+    events, pid = box.start("curl", "-sS", "-N", "--unix-socket", "/run/lmd/lmd.sock", "http://lmd/events")
     assert events.stdout is not None
     eventually(lambda: box.show("ActiveState") == "active")
     main = box.show("MainPID")
@@ -53,7 +53,7 @@ def test_it_stays_while_a_stream_of_events_is_open(box: Box) -> None:
     since = int(box.show("WatchdogTimestampMonotonic"))
     eventually(lambda: int(box.show("WatchdogTimestampMonotonic")) > since + 3_000_000)
     assert box.show("MainPID") == main
-    events.terminate()
+    box("kill", pid)
     eventually(lambda: box.show("ActiveState") == "inactive")
 
 
