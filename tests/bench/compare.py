@@ -24,6 +24,7 @@ from tests.bench.report import OURS, PEERS, Comparison, put_block, spread, table
 from tests.bench.scenarios import SCENARIOS, Figures, Scenario
 from tests.bench.server import Server, ServerFailed, Setup, run_until_signalled
 from tests.bench.stream import RequestFailed
+from tests.models.bert_model import minilm
 from tests.models.gguf_model import QuantName
 from tests.models.random_model import NAMED, RandomModel, cached
 
@@ -45,16 +46,23 @@ async def compare(scenario: Scenario, setup: Setup, rounds: int, launchers: dict
 
 def setup_for(scenario: Scenario, model: RandomModel, threads: int) -> Setup:
     """Where ``scenario`` wants several models: the same shape with other weights."""
-    models = tuple(cached(replace(model, seed=model.seed + number)) for number in range(scenario.n_models))
-    return Setup(models=models, threads=threads, parallel=8, n_ctx=scenario.n_ctx)
+    if scenario.embeds:
+        models: tuple[Path, ...] = (minilm(model.quantization),)
+    else:
+        models = tuple(cached(replace(model, seed=model.seed + number)) for number in range(scenario.n_models))
+    return Setup(models=models, threads=threads, parallel=8, n_ctx=scenario.n_ctx, embeds=scenario.embeds)
 
 
-def described(comparison: Comparison, model: RandomModel, setup: Setup, rounds: int) -> str:
+def model_name(scenario: Scenario, model: RandomModel) -> str:
+    return f"{'minilm' if scenario.embeds else model.name} {model.quantization}"
+
+
+def described(comparison: Comparison, model: str, setup: Setup, rounds: int) -> str:
     """The table and all that is needed to make it again."""
     return "\n\n".join(
         [
             table(comparison),
-            f"{datetime.now(UTC):%Y-%m-%d}, {model.name} {model.quantization}, random weights, {setup.threads} threads,"
+            f"{datetime.now(UTC):%Y-%m-%d}, {model}, random weights, {setup.threads} threads,"
             f" {setup.parallel} sequences of {setup.n_ctx} tokens, medians of {rounds}; {machine()}; {versions()}.",
             f"Lowest–highest, {PEERS} against {OURS}: {spread(comparison)}.",
         ]
@@ -100,10 +108,10 @@ async def _compare_all(scenarios: Sequence[Scenario], given: argparse.Namespace)
         figures[scenario.name] = comparison.rounds
         if given.only:
             continue
-        text = described(comparison, model, setup, given.rounds)
+        text = described(comparison, model_name(scenario, model), setup, given.rounds)
         print(f"{text}\n")
         if given.write:
-            name = f"{scenario.name} {model.name} {model.quantization}"
+            name = f"{scenario.name} {model_name(scenario, model)}"
             given.write.write_text(put_block(given.write.read_text(), name, text))
     if given.only:
         print(json.dumps(figures, indent=2))

@@ -107,6 +107,7 @@ async def llama_server(setup: Setup) -> AsyncIterator[Server]:
             *("--host", "127.0.0.1", "--port", str(port), "--threads", str(setup.threads)),
             *("--parallel", str(setup.parallel), "--ctx-size", str(setup.n_ctx * setup.parallel)),
             *("--jinja", "--no-webui"),
+            *(["--embeddings"] if setup.embeds else []),
         ]
         if len(setup.models) == 1:
             which: list[str | Path] = ["--model", setup.models[0]]

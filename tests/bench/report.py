@@ -33,7 +33,7 @@ def table(comparison: Comparison) -> str:
     for row in comparison.scenario.rows:
         theirs, ours = comparison.medians(row)
         against = ratio(theirs, ours)
-        sign = "≥" if row.unit == "tokens/s" else "≤"
+        sign = "≥" if row.is_speed else "≤"
         verdict = "" if row.reached(against) else " **missed**"
         cells = (row.title, _cell(theirs, row), _cell(ours, row), f"{against:.2f}", f"{sign} {row.target:.2f}{verdict}")
         lines.append(f"| {' | '.join(cells)} |")
@@ -53,8 +53,8 @@ def spread(comparison: Comparison) -> str:
 
 
 def _cell(value: float, row: Row) -> str:
-    if row.unit == "tokens/s":
-        return f"{value:.1f} tokens/s"
+    if row.is_speed:
+        return f"{value:.1f} {row.unit}"
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from tests.bench.embeddings import random_texts, texts_per_second
 from tests.bench.load import Load, percentile, run, run_clients, summarize, template_overhead
 from tests.bench.prompts import random_text, shared_chat, unshared_chat
 from tests.bench.server import Server
@@ -25,12 +26,16 @@ class Row:
 
     figure: str
     title: str
-    unit: Literal["tokens/s", "s"]
+    unit: Literal["tokens/s", "texts/s", "s"]
     target: float
-    """At least this ratio for tokens/s, at most for seconds."""
+    """At least this ratio for speeds, at most for seconds."""
+
+    @property
+    def is_speed(self) -> bool:
+        return self.unit != "s"
 
     def reached(self, ratio: float) -> bool:
-        return ratio >= self.target if self.unit == "tokens/s" else ratio <= self.target
+        return ratio >= self.target if self.is_speed else ratio <= self.target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +48,8 @@ class Scenario:
     measure: Callable[[Server, str], Awaitable[Figures]]
     n_models: int = 1
     n_ctx: int = 2048
+    embeds: bool = False
+    """On an embedding model in MiniLM's shape."""
 
 
 CLIENTS = (1, 4, 8)
@@ -130,6 +137,20 @@ async def model_swap(server: Server, seed: str) -> Figures:
     return {"ttft_p50": percentile(ttfts, 50), "ttft_max": max(ttfts)}
 
 
+async def embeddings(server: Server, seed: str) -> Figures:
+    """64 texts of 64 tokens: in one request, and from 64 clients at once."""
+    n_tokens, repeats = 64, 5
+    async with new_connections() as session:
+        await texts_per_second(session, server.url, server.model, [random_texts(seed, 8, n_tokens)], n_tokens)
+        together, apart = [], []
+        for repeat in range(repeats):
+            texts = random_texts(f"{seed}/{repeat}", 128, n_tokens)
+            one, many = [texts[:64]], [[text] for text in texts[64:]]
+            together.append(await texts_per_second(session, server.url, server.model, one, n_tokens))
+            apart.append(await texts_per_second(session, server.url, server.model, many, n_tokens))
+    return {"together": percentile(together, 50), "apart": percentile(apart, 50)}
+
+
 def _throughput_rows() -> tuple[Row, ...]:
     rows = []
     for clients in CLIENTS:
@@ -189,6 +210,17 @@ SCENARIOS: dict[str, Scenario] = {
             ),
             measure=model_swap,
             n_models=2,
+        ),
+        Scenario(
+            name="embeddings",
+            title="64 texts of 64 tokens, BERT-type model",
+            rows=(
+                Row(figure="together", title="in one request", unit="texts/s", target=1.0),
+                Row(figure="apart", title="64 clients at once", unit="texts/s", target=1.0),
+            ),
+            measure=embeddings,
+            n_ctx=512,
+            embeds=True,
         ),
     )
 }

@@ -38,6 +38,8 @@ class Setup:
     parallel: int = 8
     n_ctx: int = 2048
     """Tokens for each of the ``parallel`` sequences; the KV cache holds ``n_ctx × parallel``."""
+    embeds: bool = False
+    """The models make vectors, which llama-server has to be told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,11 +11,14 @@ import pytest
 
 from tests.bench import compare, peer, scenarios
 from tests.bench.daemon import configuration, lmd
+from tests.bench.llama_source import SourceMissing, vocabulary_file
 from tests.bench.load import Load, run
 from tests.bench.report import OURS, table
 from tests.bench.scenarios import Figures, Row, Scenario
 from tests.bench.server import Server, ServerFailed, Setup, names_of, process, until_healthy
 from tests.bench.stream import RequestFailed, chat_body, new_connections, stream_chat
+from tests.models.bert_model import BertShape, bert_weights, write_bert
+from tests.models.gguf_model import Vocabulary
 
 MODELS = Path(__file__).parents[1] / "models"
 SETUP = Setup(models=(MODELS / "tiny-chat.gguf",), threads=1, parallel=2, n_ctx=512)
@@ -64,6 +67,21 @@ async def test_llama_server_serves_under_load_and_ends() -> None:
         started = in_group(server.pid)
     assert (result.requests, result.completion_tokens) == (4, 24)
     assert psutil.wait_procs(started, timeout=5)[1] == []
+
+
+@pytest.mark.parametrize("launch", [lmd, peer.llama_server])
+async def test_both_servers_embed_texts_of_exactly_so_many_tokens(launch: compare.Launch, tmp_path: Path) -> None:
+    if launch is peer.llama_server and peer.find() is None:
+        pytest.skip("llama-server is not built: python -m tests.bench.peer build takes minutes")
+    try:
+        vocabulary = Vocabulary.from_gguf(vocabulary_file("bert-bge"))
+    except SourceMissing as exc:
+        pytest.skip(str(exc))
+    shape = BertShape(n_ctx_train=512)
+    model = write_bert(tmp_path / "small-bert.gguf", bert_weights(shape, vocabulary.n_tokens), vocabulary, shape)
+    async with launch(Setup(models=(model,), threads=1, n_ctx=512, embeds=True)) as server:
+        figures = await scenarios.embeddings(server, "seed")
+    assert min(figures.values()) > 0
 
 
 async def test_rounds_alternate_and_end_in_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
