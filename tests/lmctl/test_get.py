@@ -99,6 +99,12 @@ async def test_words_with_more_than_one_match_are_listed_and_not_guessed(hub: Fa
     assert first.code == 0 and "lab/tiny-GGUF" in first.out
     assert (lmd.models / "lab/tiny-GGUF/tiny-Q8_0.gguf").exists()
 
+    both = await run(lmctl, lmd, "get", "lab/tiny-GGUF@f16", "--draft", "amateur/tiny-GGUF")
+    assert both.code == 0, both.err
+    model, draft = both.out.splitlines()
+    assert "finds no model in it" in model  # its bytes were made up
+    assert draft.startswith("amateur/tiny-GGUF") and "on disk already" in draft
+
     nothing = await run(lmctl, lmd, "get", "unheard-of")
     assert nothing.code == 1 and "unheard-of" in nothing.err
     missing = await run(lmctl, lmd, "get", "lab/nothing")
