@@ -190,9 +190,10 @@ def until(manager: socket.socket, wanted: str) -> str:
 def test_the_service_manager_sees_the_preload(start_daemon: Any, manager: socket.socket) -> None:
     presets = {"warm": 'model = "tiny-chat"\npreload = true\n'}
     with ThreadPoolExecutor(1) as reader:  # meanwhile: more states are told than the socket holds
-        told = reader.submit(lambda: (until(manager, "STATUS=preloading warm: 0%"), until(manager, "READY=1")))
+        states = ("EXTEND_TIMEOUT_USEC=60000000", "STATUS=preloading warm: 0%", "READY=1")
+        told = reader.submit(lambda: [until(manager, state) for state in states])
         start_daemon(presets=presets, environ={"NOTIFY_SOCKET": manager.getsockname()})
-        assert ": 1 models in memory" in told.result()[1]
+        assert ": 1 models in memory" in told.result()[-1]
 
 
 def test_the_service_manager_is_told_everything(start_daemon: Any, manager: socket.socket) -> None:

@@ -1,3 +1,4 @@
+import math
 import os
 import socket
 import subprocess
@@ -34,6 +35,10 @@ def test_states_reach_the_manager(manager: socket.socket) -> None:
     assert manager.recv(4096) == b"WATCHDOG=1"
     notifier.extend_timeout(1.5)
     assert manager.recv(4096) == b"EXTEND_TIMEOUT_USEC=1500000"
+    notifier.extend_timeout(math.inf)
+    name, _, microseconds = manager.recv(4096).decode().partition("=")
+    assert name == "EXTEND_TIMEOUT_USEC"
+    assert 1e14 < int(microseconds) < 2**62
 
 
 def test_a_status_cannot_smuggle_an_assignment(manager: socket.socket) -> None:

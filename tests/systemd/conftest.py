@@ -34,6 +34,8 @@ rm -rf /run/systemd/system/lmd.* /etc/lmd/presets.d/*.toml
 systemctl daemon-reload
 cat >/etc/lmd/lmd.toml
 """
+FORGET = "rm -rf /etc/lmd /{etc,usr/lib}/systemd/system/lmd.* /var/{lib,cache}/lmd /etc/credstore/lmd.*"
+"""An lmd that this machine itself may have is none of the box's."""
 PRESET = """\
 model = "tiny-chat"
 [sampling]
@@ -199,10 +201,14 @@ def boot(environment: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactor
             text=True,
         )
         assert up.stdout.strip() == "running", f"the box is not well: {up.stdout}{up.stderr}"
-        pip = f"{environment}/bin/pip"
+        # Nothing of an lmd that this machine itself may have.
         box(
-            pip, "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index", f"/wheels/{wheel.name}"
+            "bash",
+            "-c",
+            "rm -rf /etc/lmd /{etc,usr/lib}/systemd/system/lmd.* /var/{lib,cache}/lmd /etc/credstore/lmd.*",
         )
+        quiet = ["--quiet", "--disable-pip-version-check", "--root-user-action=ignore"]
+        box(f"{environment}/bin/pip", "install", *quiet, "--no-deps", "--no-index", f"/wheels/{wheel.name}")
         box("ln", "-s", f"{environment}/bin/lmctl", "/usr/local/bin/lmctl")
         box("env", f"PREFIX={environment}", "bash", "/src/packaging/install.sh", "files")
         for model in ("tiny-chat", "tiny-draft"):
