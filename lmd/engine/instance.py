@@ -16,10 +16,7 @@ from lmd.engine.sequence import SequenceSpec
 from lmd.engine.speculative import Drafter, DraftModel, PromptLookup
 from lmd.errors import LmdError, Unsupported
 from lmd.generation import FinishReason, SamplingParams, Usage
-from lmd.loading import LoadedModel, LoadParams
-
-PROMPT_LOOKUP = "prompt-lookup"
-"""The draft "model" that needs no file: n-grams of the sequence itself."""
+from lmd.loading import PROMPT_LOOKUP, LoadedModel, LoadParams
 
 
 class ConstraintMessage(Protocol):

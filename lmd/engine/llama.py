@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmd.errors import InsufficientMemory, InvalidRequest, LoadFailed, Unsupported
-from lmd.loading import DEFAULT_CONTEXT_LENGTH, Device, LoadParams, WorkerFacts
+from lmd.loading import Device, LoadParams, WorkerFacts
 
 # llguidance calls a deprecated name for each of 150,000 tokens.
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="llama_cpp")
@@ -419,15 +419,6 @@ class Model:
         n = _lib.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace") if n >= 0 else None
 
-    def kv_cell_bytes(self, cache_type: str) -> int:
-        """Bytes of KV cache for one token. An upper estimate for architectures that cache less in some layers."""
-        n_head = int(self.meta("{arch}.attention.head_count") or _lib.llama_model_n_head(self.pointer) or 1)
-        n_head_kv: int = _lib.llama_model_n_head_kv(self.pointer)
-        head = self.n_embd // max(1, n_head)
-        key = int(self.meta("{arch}.attention.key_length") or head)
-        value = int(self.meta("{arch}.attention.value_length") or head)
-        return int(self.n_layers * n_head_kv * (key + value) * CACHE_BYTES[cache_type])
-
     def close(self) -> None:
         if self.pointer:
             _lib.llama_model_free(self.pointer)
@@ -697,30 +688,3 @@ def default_threads() -> int:
         if quota != "max":
             n = min(n, -(-int(quota) // int(period)))
     return max(1, n)
-
-
-def fit(model: Model, params: LoadParams, free_memory: int) -> tuple[int, int]:
-    """(context_length, kv_cells) for a load: what was asked for, the rest as large as memory allows.
-
-    ``free_memory``: bytes for the KV cache beside the weights; 0: unknown, take the full size.
-    Raises InsufficientMemory when not even a context of 512 tokens (or the one asked for) fits.
-    """
-    trained = model.trained_context_length or DEFAULT_CONTEXT_LENGTH
-    context = params.context_length or min(trained, DEFAULT_CONTEXT_LENGTH)
-    cells = params.kv_cells or context * (params.parallel or 4)
-    if free_memory:
-        cell = max(1, model.kv_cell_bytes(params.kv_cache_type or "f16"))
-        affordable = free_memory // cell
-        if not params.kv_cells:
-            cells = min(cells, affordable)
-        if not params.context_length:
-            context = min(context, cells)
-        if cells > affordable or min(context, cells) < min(512, trained) or cells < context:
-            raise InsufficientMemory(
-                f"A context of {context} tokens needs {context * cell / 2**20:.0f} MiB of KV cache; "
-                f"{free_memory / 2**20:.0f} MiB are free.",
-                hint="Load with a smaller --context-length, or unload another model.",
-            )
-    if params.kv_cells and params.kv_cells < context:
-        context = params.kv_cells
-    return context, cells

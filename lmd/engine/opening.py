@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from lmd.engine.llama import Backend, Context, ContextParams, Model, default_threads, fit
+from lmd.engine.llama import Backend, Context, ContextParams, Model, default_threads
 from lmd.engine.offload import Placement, Space, rooms_of, usable_devices, wanted, without
 from lmd.engine.sketch import Sketch, fit_to_devices
 from lmd.engine.speculative import check_vocabularies
@@ -62,7 +62,7 @@ class Opening:
     free_memory: int = 0
     free_vram: int = 0
     placement: Placement | None = field(default=None, init=False)
-    """None: all in RAM, as there are no devices or they are not wanted."""
+    """None: nothing to plan. All goes to RAM, as large as it is asked for."""
 
     def open(self, on_progress: OnProgress | None = None) -> tuple[Model, Context, int]:
         """The model, its context, and the most tokens of one sequence. Raises as `Model` and `Context` do.
@@ -103,18 +103,24 @@ class Opening:
     def _place(self) -> Placement | None:
         backend, params = self.backend, self.params
         devices = usable_devices(backend.devices()) if params.gpu_layers != 0 else ()
-        if not devices:
+        if not devices and not self.free_memory:
             return None
         sketch = Sketch(backend, self.path, params, devices, lambda model: context_params(model, params))
         want = wanted(params, sketch.trained_context_length, params.parallel or DEFAULT_PARALLEL)
-        rooms = rooms_of(devices, self.free_vram)
+        space = Space(devices=rooms_of(devices, self.free_vram), ram=self.free_memory)
+        if not devices:
+            want = replace(want, gpu_layers=0)
         if self.draft_path is not None:
             draft = Sketch(
                 backend, self.draft_path, params, devices, lambda model: _draft_context(context_params(model, params))
             )
             cost = draft.cost(draft.weights.n_layers, want.cells)
-            rooms = without(rooms, draft.weights.total + int(cost.cell * want.cells) + sum(cost.compute))
-        return fit_to_devices(sketch, want, Space(devices=rooms, ram=self.free_memory))
+            taken = draft.weights.total + int(cost.cell * want.cells) + sum(cost.compute) + cost.host_compute
+            if devices:
+                space = replace(space, devices=without(space.devices, taken))
+            else:
+                space = replace(space, ram=max(1, space.ram - taken))
+        return fit_to_devices(sketch, want, space)
 
     def _try(self, on_progress: OnProgress) -> tuple[Model, Context, int]:
         placement = self.placement
@@ -125,14 +131,9 @@ class Opening:
             if placement is not None:
                 context_length, n_cells = placement.context_length, placement.cells
             else:
-                context_length, n_cells = fit(model, self.params, self._room_for_cache(model, shape))
+                want = wanted(self.params, model.trained_context_length, self.params.parallel or DEFAULT_PARALLEL)
+                context_length, n_cells = want.context_length, want.cells
             return model, Context(model, replace(shape, n_cells=n_cells)), context_length
         except BaseException:
             model.close()
             raise
-
-    def _room_for_cache(self, model: Model, shape: ContextParams) -> int:
-        """Bytes of RAM for the cache; 0: any amount."""
-        # What a context takes beside the cache: activations of one batch and the logits of every slot.
-        overhead = 64 * 2**20 + shape.n_batch * model.n_embd * 32 + shape.n_outputs_max * model.vocab.n_tokens * 8
-        return max(1, self.free_memory - model.size - overhead) if self.free_memory else 0

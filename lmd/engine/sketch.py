@@ -155,18 +155,25 @@ class Sketch:
 
 
 def fit_to_devices(sketch: Sketch, want: Wanted, space: Space) -> Placement:
-    """How to load, as llama.cpp plans it. Raises InsufficientMemory when it fits in no way."""
-    costs: dict[int, Cost] = {}
+    """How to load, as llama.cpp plans it. Raises InsufficientMemory when it fits in no way.
 
-    def cost_of(gpu_layers: int) -> Cost:
-        if gpu_layers not in costs:
-            costs[gpu_layers] = sketch.cost(gpu_layers, want.cells)
-        return costs[gpu_layers]
+    What a context computes with grows with its cells too, so a cache that has to give way is planned anew at half.
+    """
+    while True:
+        costs: dict[int, Cost] = {}
 
-    placement = place(sketch.weights, cost_of, want, space)
-    if placement is None:
-        raise _too_large(sketch.weights, next(iter(costs.values())), want, space)
-    return placement
+        def cost_of(gpu_layers: int, costs: dict[int, Cost] = costs, cells: int = want.cells) -> Cost:
+            if gpu_layers not in costs:
+                costs[gpu_layers] = sketch.cost(gpu_layers, cells)
+            return costs[gpu_layers]
+
+        placement = place(sketch.weights, cost_of, want, space)
+        if placement is not None:
+            return placement
+        if want.cells <= want.least:
+            raise _too_large(sketch.weights, next(iter(costs.values())), want, space)
+        cells = max(want.least, want.cells // 2)
+        want = replace(want, cells=cells, context_length=min(want.context_length, cells), ample=min(want.ample, cells))
 
 
 def _too_large(weights: Weights, cost: Cost, want: Wanted, space: Space) -> InsufficientMemory:
@@ -175,6 +182,11 @@ def _too_large(weights: Weights, cost: Cost, want: Wanted, space: Space) -> Insu
     have = f"{free // mib} MiB of VRAM" + (f" and {space.ram // mib} MiB of RAM" if space.ram else "")
     cache = int(want.least * cost.cell)
     need = f"{weights.total // mib} MiB of weights and {cache // mib} MiB of KV cache for {want.least} tokens"
+    if not space.devices:
+        return InsufficientMemory(
+            f"The model does not fit in RAM: it has {need}; {space.ram // mib} MiB are free for it.",
+            hint="Load with a smaller --context-length, or unload another model.",
+        )
     if want.gpu_layers is None:
         return InsufficientMemory(
             f"The model fits neither in VRAM nor in RAM nor in both: it has {need}; {have} are free for it.",

@@ -61,3 +61,31 @@ def test_without_devices_nothing_is_tried_again(backend: Backend, full: Full) ->
     with pytest.raises(InsufficientMemory):
         Opening(backend, str(TINY), LoadParams(gpu_layers=0)).open()
     assert len(full.tried) == 1
+
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize("free", [30, 45])
+def test_a_cache_that_nobody_asked_for_shrinks_to_the_memory_that_is_free(backend: Backend, free: int) -> None:
+    opening = Opening(backend, str(TINY), LoadParams(threads=1), free_memory=free * MIB)
+    model, context, context_length = opening.open()
+    taken = model.size + context.kv_bytes + context.compute_bytes
+    assert 512 <= context.n_cells < 32768
+    assert context_length <= context.n_cells
+    assert taken <= free * MIB
+    context.close()
+    model.close()
+
+
+def test_a_context_that_was_asked_for_is_refused_where_it_does_not_fit(backend: Backend) -> None:
+    params = LoadParams(threads=1, context_length=8192, kv_cells=8192)
+    with pytest.raises(InsufficientMemory, match="does not fit in RAM"):
+        Opening(backend, str(TINY), params, free_memory=9 * MIB).open()
+
+
+def test_memory_that_is_ample_changes_nothing(backend: Backend) -> None:
+    model, context, context_length = Opening(backend, str(TINY), LoadParams(threads=1), free_memory=2**40).open()
+    assert (context.n_cells, context_length) == (32768, 8192)
+    context.close()
+    model.close()
