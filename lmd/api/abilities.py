@@ -74,8 +74,9 @@ def _switch(dialogue: Dialogue) -> ReasoningSwitch:
         options.insert(0, "off")
     if len({texts[effort] for effort in ("low", "medium", "high")}) > 1:
         options += ["low", "medium", "high"]
-    default = next((option for option in ("on", "off", "medium", "low", "high") if texts[option] == plain), "on")
-    return ReasoningSwitch(tuple(options), default if default in options else "on")
+    # An effort says more than "on", which leaves it to the template.
+    likely = [option for option in ("off", "medium", "low", "high", "on") if option in options]
+    return ReasoningSwitch(tuple(options), next((option for option in likely if texts[option] == plain), "on"))
 
 
 def params_string(n_params: int) -> str | None:

@@ -38,7 +38,7 @@ class Operation:
     """Descriptions of the path's parameters, by name."""
 
 
-_USUAL = (400, 403, 404, 500, 503)
+_USUAL = (400, 401, 403, 404, 500, 503)
 _WITH_BODY = (413, 415)
 _GENERATING = (409, 429)
 
