@@ -13,6 +13,7 @@ from lmctl.chats_options import chats_app
 from lmctl.errors import CommandError, UsageError
 from lmctl.library_options import add_commands
 from lmctl.options import JsonFlag, SocketPath, common
+from lmctl.token_options import token_app
 
 app = typer.Typer(
     name="lmctl",
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 preset_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show and check presets.")
 app.add_typer(preset_app, name="preset")
+app.add_typer(token_app, name="token")
 add_commands(app)
 app.add_typer(chats_app, name="chats")
 
