@@ -125,8 +125,8 @@ class Box:
         url = "http://127.0.0.1:1234/v1/chat/completions"
         json_type = "Content-Type: application/json"
         answer = self("curl", "-sS", url, "-H", json_type, "-H", f"X-Request-Id: {request_id}", "-d", json.dumps(body))
-        message = json.loads(answer)["choices"][0]["message"]
-        return str(message["content"])
+        assert '"choices"' in answer, answer
+        return str(json.loads(answer)["choices"][0]["message"]["content"])
 
     def stream(self, max_tokens: int) -> subprocess.Popen[str]:
         """A streamed answer of that many tokens, which has begun."""
