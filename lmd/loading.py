@@ -123,6 +123,8 @@ class LoadedModel:
     partial_reuse: bool
     """Memory can be cut at any position (false for recurrent and hybrid models)."""
     load_seconds: float
+    fim: tuple[int, int, int] | None = None
+    """The tokens before prefix, suffix and middle of a text to fill in; None: the model was not trained to."""
     pooling: Pooling = ""
     """Not "": the model turns texts into vectors (or scores) and generates nothing; ``context_length`` is the longest
     text and ``parallel`` how many are computed together."""

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lmd.api.activity import RequestRecord, current_record
+from lmd.api.candidates import likeliest
 from lmd.api.metrics import PieceTimes
 from lmd.api.prompt import Prepared, prepare
 from lmd.api.served import Served, find_served
@@ -29,6 +30,7 @@ from lmd.generation import (
     LoadDone,
     LoadProgress,
     PromptProgress,
+    TextDelta,
     Usage,
     total_usage,
 )
@@ -71,7 +73,7 @@ class Generation:
 
     @property
     def _numbers(self) -> range:
-        return range(self._first_choice, self._first_choice + self.request.n)
+        return range(self._first_choice, self._first_choice + (self.request.best_of or self.request.n))
 
     async def events(self) -> Events:
         """Everything that happens, once. Closing this (or cancelling) ends the sequences and gives the lease back.
@@ -89,16 +91,25 @@ class Generation:
                     self._record.instance = lease.instance_id
                     self._record.waited = lease.waited
                 yield LoadDone(lease.instance_id, lease.waited)
-                prepared = await prepare(self.served, self.request, lease)
+                prepared = await prepare(self.served, self._ranked_by_logprobs(), lease)
                 async with aclosing(self._choices(lease, prepared)) as events:
                     async for event in events:
                         yield event
             finally:
                 await leasing.release()
 
+    def _ranked_by_logprobs(self) -> GenerationRequest:
+        """The request as the worker gets it: ``best_of`` needs the tokens' probabilities."""
+        request = self.request
+        if request.best_of is not None and request.best_of > request.n and request.logprobs is None:
+            return replace(request, logprobs=0)
+        return request
+
     async def _choices(self, lease: Lease, prepared: Prepared) -> Events:
         """All choices' events as they come. The record learns the time of the first piece, and the usage."""
         record, ended, first = self._record, [], True
+        ranking = len(self._numbers) > self.request.n
+        candidates: dict[int, list[GenerationEvent]] = {choice: [] for choice in self._numbers}
         pieces = self._services.metrics.pieces
         streams = [_sequence(lease, prepared, choice, pieces) for choice in self._numbers]
         async with aclosing(streams[0] if len(streams) == 1 else merged(streams)) as events:
@@ -108,7 +119,15 @@ class Generation:
                     note_first_piece(record)
                 if type(event) is Finished:
                     ended.append(event.usage)
-                yield event
+                if not ranking:
+                    yield event
+                elif isinstance(event, TextDelta | Finished):
+                    candidates[event.choice].append(event)
+        if ranking:
+            asked = self.request
+            best = likeliest(list(candidates.values()), asked.n, keep_logprobs=asked.logprobs is not None)
+            for one in best:
+                yield replace(one, choice=one.choice + self._first_choice)
         if record is not None:
             note_usage(record, total_usage(ended))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
-from lmd.errors import InvalidRequest
+from lmd.errors import InvalidRequest, Unsupported
 from lmd.generation import (
     ChatPrompt,
     GenerationEvent,
@@ -138,15 +138,38 @@ async def _prepare_raw(
     echo = ""
     if prompt.echo:
         echo = prompt.text if prompt.tokens is None else await lease.detokenize(prompt.tokens)
-    pieces: list[PromptText | PromptTokens] = (
-        [PromptText(prompt.text)] if prompt.tokens is None else [PromptTokens(list(prompt.tokens))]
-    )
+    constraint = None if prompt.grammar is None else Constraint("gbnf", prompt.grammar)
+    if prompt.suffix:
+        pieces = _filled_in(prompt, lease)
+        return Prepared(generate=_orders(request, sampling, pieces, constraint=constraint), parser=PlainAnswer)
+    pieces = [PromptText(prompt.text)] if prompt.tokens is None else [PromptTokens(list(prompt.tokens))]
     return Prepared(
         # Token ids are the whole prompt, as the client counted it: nothing is put before them.
-        generate=_orders(request, sampling, pieces, add_special=prompt.tokens is None),
+        generate=_orders(request, sampling, pieces, add_special=prompt.tokens is None, constraint=constraint),
         parser=PlainAnswer,
         echo=(TextDelta(echo),) if echo else (),
     )
+
+
+def _filled_in(prompt: RawPrompt, lease: Lease) -> list[PromptText | PromptTokens]:
+    """The prompt for the text between ``prompt.text`` and its suffix, in the order that most models were trained on."""
+    fim = lease.loaded.fim
+    if fim is None:
+        raise Unsupported(
+            "This model was not trained to fill in: its vocabulary has no tokens for it.",
+            hint="Leave 'suffix' out, or choose a code model.",
+            param="suffix",
+        )
+    if prompt.echo or prompt.tokens is not None:
+        raise Unsupported("'suffix' goes with a text prompt and without 'echo'.", param="suffix")
+    before, after, middle = fim
+    return [
+        PromptTokens([before]),
+        PromptText(prompt.text, special=False),
+        PromptTokens([after]),
+        PromptText(prompt.suffix or "", special=False),
+        PromptTokens([middle]),
+    ]
 
 
 def _orders(

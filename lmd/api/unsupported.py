@@ -16,10 +16,5 @@ def refuse_unsupported(request: GenerationRequest) -> None:
     if isinstance(prompt, ChatPrompt):
         if any(isinstance(part, ImagePart) for message in prompt.messages for part in message.parts):
             refuse("Images", "messages")
-    else:
-        if prompt.suffix:
-            refuse("Fill-in-the-middle completions", "suffix")
-        if prompt.echo and request.logprobs is not None:
-            refuse("Log probabilities of an echoed prompt", "echo")
-    if request.best_of is not None and request.best_of != request.n:
-        refuse("More candidates than answers", "best_of")
+    elif prompt.echo and request.logprobs is not None:
+        refuse("Log probabilities of an echoed prompt", "echo")

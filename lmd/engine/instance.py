@@ -118,6 +118,7 @@ class EngineInstance:
             bos_text=vocab.text(vocab.bos),
             eos_text=vocab.text(vocab.eos),
             add_bos=vocab.add_bos,
+            fim=vocab.fim,
             control_texts=vocab.control_texts(),
             can_shift=context.can_shift,
             partial_reuse=not (model.is_recurrent or model.is_hybrid),

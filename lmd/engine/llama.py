@@ -211,6 +211,12 @@ class Vocab:
         self._pieces: dict[int, bytes] = {}
         self._eog: dict[int, bool] = {}
 
+    @property
+    def fim(self) -> tuple[int, int, int] | None:
+        """The tokens before the prefix, before the suffix and before the middle; None: not trained to fill in."""
+        tokens = tuple(getattr(_lib, f"llama_vocab_fim_{part}")(self.pointer) for part in ("pre", "suf", "mid"))
+        return tokens if min(tokens) >= 0 else None
+
     def is_eog(self, token: int) -> bool:
         known = self._eog.get(token)
         if known is None:

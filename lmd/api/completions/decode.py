@@ -10,7 +10,7 @@ from lmd.api.completions import body as wire
 from lmd.api.data_url import image_of
 from lmd.api.ttl import ttl_of
 from lmd.api.unsupported import refuse_unsupported
-from lmd.errors import InvalidRequest, Unsupported
+from lmd.errors import InvalidRequest
 from lmd.generation import (
     ChatPrompt,
     GenerationRequest,
@@ -78,13 +78,17 @@ def decode_chat(raw: bytes) -> Decoded:
 
 def decode_completion(raw: bytes) -> Decoded:
     said = read_body(wire.CompletionBody, raw)
-    if said.grammar is not None:
-        raise Unsupported("'grammar' is served for chats only so far.", hint="Leave it out.", param="grammar")
     n = said.n or 1
+    best_of = said.best_of if said.best_of is not None else n
+    if best_of < n:
+        raise InvalidRequest(f"'best_of' ({best_of}) must be at least n ({n}).", param="best_of")
+    if best_of > n and said.stream:
+        message = "The best of several answers cannot be streamed."
+        raise InvalidRequest(message, hint="Leave 'stream' out.", param="best_of")
     prompts = _prompts(said)
-    if len(prompts) * n > wire.MAX_CHOICES:
+    if len(prompts) * best_of > wire.MAX_CHOICES:
         raise InvalidRequest(
-            f"{len(prompts)} prompts with n = {n} are more than {wire.MAX_CHOICES} choices.",
+            f"{len(prompts)} prompts with {best_of} answers each are more than {wire.MAX_CHOICES} choices.",
             hint="Send fewer prompts at a time.",
             param="prompt",
         )
@@ -97,7 +101,7 @@ def decode_completion(raw: bytes) -> Decoded:
             draft_model=said.draft_model,
             ttl=ttl_of(said.ttl),
             n=n,
-            best_of=said.best_of,
+            best_of=best_of if best_of > n else None,
             logprobs=said.logprobs,
             logit_bias=_logit_bias(said.logit_bias),
             ignore_eos=bool(said.ignore_eos),
@@ -165,13 +169,13 @@ def _prompts(said: wire.CompletionBody) -> list[RawPrompt]:
     prompt = said.prompt
     echo = bool(said.echo)
     if isinstance(prompt, str):
-        return [RawPrompt(text=prompt, suffix=said.suffix, echo=echo)]
+        return [RawPrompt(text=prompt, suffix=said.suffix, echo=echo, grammar=said.grammar)]
     if isinstance(prompt[0], int):
-        return [RawPrompt(tokens=_tokens(prompt), suffix=said.suffix, echo=echo)]
+        return [RawPrompt(tokens=_tokens(prompt), suffix=said.suffix, echo=echo, grammar=said.grammar)]
     return [
-        RawPrompt(text=one, suffix=said.suffix, echo=echo)
+        RawPrompt(text=one, suffix=said.suffix, echo=echo, grammar=said.grammar)
         if isinstance(one, str)
-        else RawPrompt(tokens=_tokens(one), suffix=said.suffix, echo=echo)
+        else RawPrompt(tokens=_tokens(one), suffix=said.suffix, echo=echo, grammar=said.grammar)
         for one in prompt
     ]
 

@@ -166,9 +166,14 @@ def test_prompts_times_choices_are_bounded() -> None:
     assert caught.value.param == "prompt"
 
 
-@pytest.mark.parametrize("said", [{"suffix": "end"}, {"best_of": 2}, {"grammar": 'root ::= "a"'}])
-def test_what_completions_lack_is_said(said: Any) -> None:
-    with pytest.raises(Unsupported) as caught:
+@pytest.mark.parametrize("said", [{"best_of": 1, "n": 2}, {"best_of": 2, "stream": True}])
+def test_a_best_of_that_cannot_be_is_refused(said: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
         completion(**said)
-    assert caught.value.param == next(iter(said))
-    assert caught.value.code == "not_implemented"
+    assert caught.value.param == "best_of"
+
+
+def test_suffix_and_grammar_of_a_completion_are_kept() -> None:
+    prompt = completion(suffix="end", grammar='root ::= "a"')[0].prompt
+    assert isinstance(prompt, RawPrompt)
+    assert (prompt.suffix, prompt.grammar) == ("end", 'root ::= "a"')

@@ -253,3 +253,34 @@ def test_samplers_beyond_openai_reach_the_engine(client: openai.OpenAI) -> None:
     assert penalised.choices[0].message.content != chat(client, messages=ask).choices[0].message.content
     narrow = chat(client, messages=ask, temperature=1.5, seed=5, extra_body={"typical_p": 1e-6})
     assert narrow.choices[0].message.content == chat(client, messages=ask).choices[0].message.content
+
+
+def test_the_best_of_several_completions_is_the_likeliest(client: openai.OpenAI) -> None:
+    def complete(**more: Any) -> Any:
+        asked = {"model": "tiny-chat", "prompt": "Once upon a time", "max_tokens": 12, "temperature": 1.2, "seed": 7}
+        return client.completions.create(**{**asked, **more})
+
+    def mean(choice: Any) -> float:
+        return sum(choice.logprobs.token_logprobs) / len(choice.logprobs.token_logprobs)
+
+    best = complete(best_of=6, n=2, logprobs=0)
+    everyone = sorted((mean(choice) for choice in complete(n=6, logprobs=0).choices), reverse=True)
+    assert [mean(choice) for choice in best.choices] == pytest.approx(everyone[:2], abs=1e-3)
+    assert [choice.index for choice in best.choices] == [0, 1]
+    assert complete(best_of=3).choices[0].logprobs is None
+    for wrong in ({"best_of": 1, "n": 2}, {"best_of": 2, "stream": True}):
+        with pytest.raises(openai.BadRequestError) as caught:
+            complete(**wrong)
+        assert caught.value.param == "best_of"
+
+
+def test_a_model_that_cannot_fill_in_says_so(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model="tiny-chat", prompt="def f():", suffix="return 1")
+    assert (caught.value.code, caught.value.param) == ("not_implemented", "suffix")
+
+
+def test_a_grammar_holds_for_completions_too(client: openai.OpenAI) -> None:
+    grammar = 'root ::= "yes" | "no"'
+    answer = client.completions.create(model="tiny-chat", prompt="Hello", extra_body={"grammar": grammar})
+    assert answer.choices[0].text in {"yes", "no"}
