@@ -404,3 +404,13 @@ def test_v1_a_longer_context_is_loaded_where_what_runs_has_less(url: str) -> Non
     assert "model_load_time_seconds" in longer["stats"]
     assert chat(url, context_length=2048)["model_instance_id"] == longer["model_instance_id"]
     unload(url)
+
+
+def test_v1_goes_on_with_a_conversation_after_a_restart(start_daemon: Any, tmp_path: Any) -> None:
+    arguments = ["-o", f"paths.state={tmp_path}"]
+    first = start_daemon(arguments=arguments)
+    grace = chat(first.url, "My name is Grace.")["response_id"]
+    assert first.stop() == 0
+    second = start_daemon(arguments=arguments)
+    assert "Grace" in said(chat(second.url, "What is my name?", previous_response_id=grace))
+    assert second.stop() == 0
