@@ -208,7 +208,7 @@ class _Live(Collector):
         yield by_state
         live = [row for row in rows if row.state not in {"dead", "backoff"}]
         for name, what, value in _PER_INSTANCE:
-            family = GaugeMetricFamily(name, what, labels=["instance", "model"])
+            family = GaugeMetricFamily(name, what, labels=["instance_id", "model"])
             for row in live:
                 family.add_metric([row.id, row.model], value(row))
             yield family
