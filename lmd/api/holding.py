@@ -33,4 +33,5 @@ async def holding(services: Services, served: Served) -> AsyncIterator[Lease]:
         async with services.pool.lease(served.wanted) as lease:
             if record is not None:
                 record.instance = lease.instance_id
+                record.waited = lease.waited
             yield lease

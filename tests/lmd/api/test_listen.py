@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmd.api.listen import CannotListen, ControlSocket, bind_http, bound_hosts, url_of
+from lmd.api.listen import CannotListen, ControlSocket, bind_http, bound_hosts, is_exposed, url_of
 from lmd.errors import Conflict
 
 
@@ -125,3 +125,17 @@ def test_closing_leaves_the_socket_of_a_successor(short: Path) -> None:
     assert path.exists()
     second.close()
     assert not path.exists()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_directory_that_everybody_may_write_to_is_refused(short: Path, mode: int) -> None:
+    short.chmod(mode)
+    with pytest.raises(CannotListen, match="writable for everybody"):
+        ControlSocket(short / "lmd.sock", 0o660, "")
+    assert list(short.iterdir()) == []
+
+
+def test_what_others_can_reach_is_exposed() -> None:
+    assert not is_exposed({"127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "/run/lmd/http.sock"})
+    for host in ("0.0.0.0", "::", "192.168.0.7", "fe80::1%eth0", "::ffff:10.0.0.1"):
+        assert is_exposed({"127.0.0.1", host})
