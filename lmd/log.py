@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -101,10 +101,43 @@ def _attach_request_id(record: logging.LogRecord) -> bool:
     return True
 
 
-def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """The record's structured fields, the id of the request that it belongs to among them."""
     own: Mapping[str, Any] = getattr(record, "fields", {})
     identifier = getattr(record, "request_id", None)
     return {**({"REQUEST_ID": identifier} if identifier else {}), **own}
+
+
+def message_of(record: logging.LogRecord) -> str:
+    """What the record says, and the traceback of what was raised."""
+    message = record.getMessage()
+    if record.exc_info:
+        message += "\n" + logging.Formatter().formatException(record.exc_info)
+    return message
+
+
+class _Tap(logging.Handler):
+    def __init__(self, tell: Callable[[logging.LogRecord], None]) -> None:
+        super().__init__()
+        self._tell = tell
+        self.addFilter(_attach_request_id)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._tell(record)
+        except Exception:
+            self.handleError(record)
+
+
+@contextmanager
+def tapped(tell: Callable[[logging.LogRecord], None]) -> Iterator[None]:
+    """Every record that is logged inside goes to ``tell`` as well, in the thread that logs it."""
+    tap = _Tap(tell)
+    logging.getLogger().addHandler(tap)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(tap)
 
 
 def _priority(level: int) -> int:
@@ -128,7 +161,7 @@ class ConsoleFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         level = f"{record.levelname:<7}"
-        tail = "".join(f" {name.lower()}={_plain(value)}" for name, value in _fields_of(record).items())
+        tail = "".join(f" {name.lower()}={_plain(value)}" for name, value in fields_of(record).items())
         if self._colour:
             level = f"\x1b[{_COLOURS.get(record.levelname, '0')}m{level}\x1b[0m"
             clock = f"\x1b[2m{clock}\x1b[0m"
@@ -166,7 +199,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        said.update((name.lower(), value) for name, value in _fields_of(record).items())
+        said.update((name.lower(), value) for name, value in fields_of(record).items())
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)
         return json.dumps(said, ensure_ascii=False, default=str)
@@ -218,18 +251,15 @@ class JournalHandler(logging.Handler):
 
 def journal_entry(record: logging.LogRecord) -> bytes:
     """``record`` as the journal's native protocol has it: ``NAME=value`` lines, or sized where a value has newlines."""
-    message = record.getMessage()
-    if record.exc_info:
-        message += "\n" + logging.Formatter().formatException(record.exc_info)
     named = {
-        "MESSAGE": message,
+        "MESSAGE": message_of(record),
         "PRIORITY": _priority(record.levelno),
         "SYSLOG_IDENTIFIER": "lmd",
         "LOGGER": record.name,
         "CODE_FILE": record.pathname,
         "CODE_LINE": record.lineno,
         "CODE_FUNC": record.funcName,
-        **_fields_of(record),
+        **fields_of(record),
     }
     entry = bytearray()
     for name, value in named.items():

@@ -14,6 +14,9 @@ HTTP with JSON over a Unix socket. Plain answers are one of these as JSON; long 
                                            with estimate_only: Estimate, and nothing is loaded
     POST /unload  UnloadBody             → list[str]             (ids unloaded)
     GET  /events                         → ndjson: InstanceChanged | PresetsChanged, until closed
+    GET  /log[?source=model]             → ndjson: Prompted, Answered*, AnswerEnded of each sequence that begins from
+                                           now on, by its number, until closed; Failure where it is read too slowly
+    GET  /log?source=server              → ndjson: LogLine*, until closed
     GET  /tokens                         → list[TokenRow]
     POST /tokens           TokenBody     → TokenCreated
     POST /tokens/revoke    RevokeBody    → TokenRow
@@ -393,7 +396,67 @@ class DownloadChanged(Struct, tag="download", tag_field="type"):
     download: DownloadRow
 
 
-ControlEvent = Progress | Done | Failure | InstanceChanged | PresetsChanged | DownloadChanged
+class Prompted(Struct, tag="prompt", tag_field="type"):
+    """A sequence begins. ``text`` is its whole prompt as the model's template wrote it."""
+
+    sequence: int
+    """Counts what is watched; `Answered` and `AnswerEnded` refer to it."""
+    at: float
+    text: str
+    model: str
+    """The name that was asked for, made canonical."""
+    instance: str
+    request: str = ""
+    """Id of the HTTP request (X-Request-Id)."""
+    choice: int = 0
+
+
+class Answered(Struct, tag="answer", tag_field="type"):
+    """More of what the model wrote, before anything was made of it."""
+
+    sequence: int
+    text: str
+
+
+class AnswerEnded(Struct, tag="end", tag_field="type", omit_defaults=True):
+    sequence: int
+    at: float
+    reason: str
+    """eog, stop, length, context, … as the engine has it; cancelled or error."""
+    stop: str | None = None
+    error: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    queue_seconds: float = 0.0
+    prompt_seconds: float = 0.0
+    generation_seconds: float = 0.0
+    tokens_per_second: float = 0.0
+
+
+class LogLine(Struct, tag="log", tag_field="type", omit_defaults=True):
+    """A record of the daemon's own log."""
+
+    at: float
+    level: str
+    """debug, info, warning, error or critical."""
+    logger: str
+    message: str
+    fields: dict[str, str] = {}
+
+
+ControlEvent = (
+    Progress
+    | Done
+    | Failure
+    | InstanceChanged
+    | PresetsChanged
+    | DownloadChanged
+    | Prompted
+    | Answered
+    | AnswerEnded
+    | LogLine
+)
 
 # ── notations and places that the daemon and lmctl share ──────────────────────────────────────
 

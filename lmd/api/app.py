@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from lmd.api import control, downloads, health, library, metrics, native, openapi, tokens
+from lmd.api import chats, control, downloads, health, library, metrics, native, openapi, tokens
 from lmd.api.access import authentication, open_requests
 from lmd.api.anthropic import errors as anthropic_errors
 from lmd.api.anthropic import routes as anthropic
@@ -98,8 +98,10 @@ def control_app(services: Services) -> web.Application:
         metrics.counted(services.metrics),
         errors_in_shape(_by_prefix(CONTROL_SHAPES)),
     ]
-    own = [*control.routes(), *downloads.routes(), *library.routes(), *tokens.routes()]
-    return _app(services, middlewares, [*own, *client_routes()])
+    own = [*control.routes(), *downloads.routes(), *library.routes(), *chats.routes(), *tokens.routes()]
+    app = _app(services, middlewares, [*own, *client_routes()])
+    app.on_shutdown.append(control.end_logs)
+    return app
 
 
 def _app(services: Services, middlewares: Sequence[Middleware], routes: Sequence[web.RouteDef]) -> web.Application:

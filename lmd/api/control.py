@@ -14,10 +14,10 @@ from pydantic import TypeAdapter, ValidationError
 from lmd import __version__
 from lmd.api.rows import current_problems, model_files, model_rows, preset_rows, problem_rows
 from lmd.api.served import explicit_load
-from lmd.api.services import Services, services_of
+from lmd.api.services import SERVICES, Services, services_of
 from lmd.api.status import error_code
 from lmd.config.store import Reloaded
-from lmd.errors import ConfigError, InvalidRequest, LmdError
+from lmd.errors import ConfigError, InvalidRequest, LmdError, Overloaded
 from lmd.loading import LoadParams
 from lmd.pool.changes import Subscription
 from lmd.pool.memory import probe
@@ -53,6 +53,7 @@ def routes() -> list[web.RouteDef]:
         web.post("/load", load),
         web.post("/unload", unload),
         web.get("/events", events),
+        web.get("/log", follow_log),
     ]
 
 
@@ -245,6 +246,29 @@ async def events(request: web.Request) -> web.StreamResponse:
         unsubscribe()
         changes.cancel()
         await asyncio.gather(changes, return_exceptions=True)
+
+
+async def follow_log(request: web.Request) -> web.StreamResponse:
+    """What goes to the models and comes back, or the daemon's own log, until the client or the daemon ends it."""
+    watchers = services_of(request).watchers
+    sources = {"model": watchers.watch_models, "server": watchers.watch_server}
+    watch = sources.get(request.query.get("source", "model"))
+    if watch is None:
+        raise InvalidRequest("source: expected model or server.", param="source")
+    stream = Lines(request)
+    with watch() as watcher:
+        await stream.start()
+        try:
+            async for event in watcher:
+                await stream.write(event)
+        except Overloaded as error:
+            await stream.write(failure(error))
+        return await stream.end()
+
+
+async def end_logs(app: web.Application) -> None:
+    """A shutdown signal: lmd does not wait for those who watch it."""
+    app[SERVICES].watchers.end()
 
 
 async def _copy(source: Subscription, queue: asyncio.Queue[Any]) -> None:

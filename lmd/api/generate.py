@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lmd.api.activity import RequestRecord, current_record
@@ -34,11 +35,14 @@ from lmd.generation import (
     Usage,
     total_usage,
 )
+from lmd.log import request_id
 from lmd.worker.messages import Output, Prefilled
 
 if TYPE_CHECKING:
+    from lmd.api.watchers import Items
     from lmd.loading import LoadedModel
     from lmd.pool.lease import Lease
+    from lmd.worker.messages import Generate
 
 Events = AsyncGenerator[GenerationEvent, None]
 
@@ -111,7 +115,10 @@ class Generation:
         ranking = len(self._numbers) > self.request.n
         candidates: dict[int, list[GenerationEvent]] = {choice: [] for choice in self._numbers}
         pieces = self._services.metrics.pieces
-        streams = [_sequence(lease, prepared, choice, pieces) for choice in self._numbers]
+        streams = [
+            _sequence(partial(self._start, lease, prepared.generate(choice), choice), prepared, choice, pieces)
+            for choice in self._numbers
+        ]
         async with aclosing(streams[0] if len(streams) == 1 else merged(streams)) as events:
             async for event in events:
                 if first and not isinstance(event, PromptProgress):
@@ -130,6 +137,13 @@ class Generation:
                 yield replace(one, choice=one.choice + self._first_choice)
         if record is not None:
             note_usage(record, total_usage(ended))
+
+    def _start(self, lease: Lease, order: Generate, choice: int) -> Items:
+        """What the worker says of one choice; those who watch are told."""
+        watchers = self._services.watchers
+        if not watchers:
+            return lease.generate(order)
+        return watchers.over(lease, order, model=self.model, request=request_id() or "", choice=choice)
 
 
 async def count_prompt(services: Services, request: GenerationRequest) -> int:
@@ -197,13 +211,13 @@ class _Leasing:
             await self._context.__aexit__(None, None, None)
 
 
-async def _sequence(lease: Lease, prepared: Prepared, choice: int, pieces: PieceTimes) -> Events:
+async def _sequence(start: Callable[[], Items], prepared: Prepared, choice: int, pieces: PieceTimes) -> Events:
     """One choice: a sequence in the worker, its text taken apart by the model's format."""
     for echoed in prepared.echo:
         yield replace(echoed, choice=choice)
     parser = prepared.parser(choice)
     last = 0.0
-    async with aclosing(lease.generate(prepared.generate(choice))) as items:
+    async with aclosing(start()) as items:
         async for item in items:
             if isinstance(item, Output):
                 if item.n_tokens:

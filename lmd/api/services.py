@@ -11,6 +11,7 @@ from aiohttp import web
 
 from lmd.api.activity import Activity
 from lmd.api.metrics import Metrics
+from lmd.api.watchers import Watchers
 
 if TYPE_CHECKING:
     from lmd.config.store import ConfigStore, Reloaded
@@ -35,6 +36,7 @@ class Services:
     """Read the operator's files anew and apply what changed; how SIGHUP and ``POST /reload`` are one thing."""
     activity: Activity = field(default_factory=Activity)
     metrics: Metrics = field(default_factory=Metrics)
+    watchers: Watchers = field(default_factory=Watchers)
     started_at: float = field(default_factory=time.time)
     url: str = ""
     """Where the HTTP port really is; empty until it listens."""
