@@ -14,8 +14,9 @@ from lmd.tokens import Token, Tokens
 TOKEN: web.RequestKey[Token] = web.RequestKey("token", Token)
 """Whose request it is, where tokens are asked for."""
 
-OPEN_PATHS = frozenset({"/health"})
-"""Asked by load balancers and health checks, which have no tokens; tells nothing but that lmd serves."""
+OPEN_PATHS = frozenset({"/health", "/lmstudio-greeting"})
+"""Asked by those who have no token yet: health checks, and clients that look for a server. They tell only that lmd is
+there."""
 
 _MANAGING = ("/api/v1/models/",)
 """What loads, unloads and fetches; reading needs no more than inference."""
