@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Install lmd from this checkout for the whole machine, as root: packaging/install.sh [files]
 #   PREFIX   where the virtual environment goes (/opt/lmd)
-#   DESTDIR  before every path, for making packages
-# With `files`: only what lmd's environment does not bring, that is units, users, directories and settings.
+# With `files`: only what lmd's environment does not bring, that is units, users, directories and settings;
+#   DESTDIR  goes before their paths, for making packages
 # Run again, it brings a newer lmd; settings are left as they are. Services are neither enabled nor started.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,11 +10,12 @@ PREFIX=${PREFIX:-/opt/lmd} DESTDIR=${DESTDIR:-} PYTHON=${PYTHON:-/usr/bin/python
 lib=$DESTDIR${LIBDIR:-/usr/local/lib}
 
 if [ "${1:-}" != files ]; then
-    [ -x "$DESTDIR$PREFIX/bin/python" ] || "$PYTHON" -m venv "$DESTDIR$PREFIX"
+    [ -z "$DESTDIR" ] || { echo "An environment cannot be moved: DESTDIR is for 'packaging/install.sh files'." >&2; exit 2; }
+    [ -x "$PREFIX/bin/python" ] || "$PYTHON" -m venv "$PREFIX"
     echo "Installing lmd into $PREFIX. Where pip has no finished llama.cpp, it is compiled: about 6 minutes on two cores."
-    "$DESTDIR$PREFIX/bin/pip" install --quiet --disable-pip-version-check --upgrade .
-    install -d "$DESTDIR/usr/local/bin"
-    ln -sfn "$PREFIX/bin/lmd" "$PREFIX/bin/lmctl" "$DESTDIR/usr/local/bin/"
+    "$PREFIX/bin/pip" install --quiet --disable-pip-version-check --upgrade .
+    install -d /usr/local/bin
+    ln -sfn "$PREFIX/bin/lmd" "$PREFIX/bin/lmctl" /usr/local/bin/
 fi
 
 for unit in lmd.service lmd.socket lmd.slice; do

@@ -183,12 +183,21 @@ def wheel(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(directory.glob("*.whl"))
 
 
+def left_over() -> list[str]:
+    """Boxes of test runs that were killed."""
+    roots = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
+    names = [place.name.removeprefix("sdbox-") for root in roots for place in root.glob("sdbox-lmd-*-*")]
+    return [name for name in names if not Path("/proc", name.split("-")[1]).exists()]
+
+
 @pytest.fixture(scope="session")
 def boot(environment: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Box]]:
     """``boot()``: a box of one's own with lmd installed and two models, and nothing started."""
     booted: list[Box] = []
     base = tmp_path_factory.mktemp("box")
     environ = {**os.environ, "SDBOX_DIR": str(base)}
+    for left in left_over():
+        subprocess.run(["bash", SDBOX, "down", left], env=environ)
 
     def start() -> Box:
         box = Box(f"lmd-{os.getpid()}-{len(booted)}", base)
