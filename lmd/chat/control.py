@@ -67,7 +67,7 @@ Part = tuple[str, bool]
 
 
 class Guard:
-    """Keeps one rendering's control tokens the template's own: `shield` what goes in, take `parts` of what comes out."""
+    """Keeps a rendering's control tokens the template's own: `shield` what goes in, take `parts` of what comes out."""
 
     def __init__(self, control: ControlTexts) -> None:
         self._control = control
