@@ -14,6 +14,7 @@ from lmctl.errors import CommandError, UsageError
 from lmctl.library_options import add_commands
 from lmctl.options import JsonFlag, SocketPath, common
 from lmctl.token_options import token_app
+from lmctl.watch_options import add_watch_commands
 
 app = typer.Typer(
     name="lmctl",
@@ -29,6 +30,7 @@ preset_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show
 app.add_typer(preset_app, name="preset")
 app.add_typer(token_app, name="token")
 add_commands(app)
+add_watch_commands(app)
 app.add_typer(chats_app, name="chats")
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model key, a preset, or an unambiguous short form.")]

@@ -4,7 +4,7 @@ import http.client
 import os
 import socket
 import stat
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,12 +73,19 @@ class Client:
         return self._plain("POST", route, body, answer)
 
     def events(
-        self, method: str, route: str, body: msgspec.Struct | None = None
+        self,
+        method: str,
+        route: str,
+        body: msgspec.Struct | None = None,
+        *,
+        on_open: Callable[[], None] | None = None,
     ) -> Generator[ControlEvent, None, None]:
-        """The stream's events as they come. A `Failure` is raised, not yielded."""
+        """The stream's events as they come. A `Failure` is raised, not yielded. ``on_open``: the daemon has begun."""
         decoder = msgspec.json.Decoder(ControlEvent)
         lines = LineDecoder()
         with self._answer(method, route, body, None) as response:
+            if on_open is not None:
+                on_open()
             for line in (line for piece in _pieces(response, lines) for line in piece if line.strip()):
                 event = _decode(decoder, line, route)
                 if isinstance(event, Failure):

@@ -68,6 +68,7 @@ class FakeDaemon:
     """A client went away while its stream was open."""
     events: asyncio.Queue[ControlEvent | None] = field(default_factory=asyncio.Queue)
     """What /events tells; None closes it."""
+    log_events: list[ControlEvent] = field(default_factory=list)
     requests: list[tuple[str, Any]] = field(default_factory=list)
 
     def status(self) -> Status:
@@ -106,6 +107,7 @@ class FakeDaemon:
                 web.post("/load", self._load),
                 web.post("/unload", self._unload),
                 web.get("/events", self._events),
+                web.get("/log", self._log),
                 web.post("/v1/chat/completions", self._chat),
             ]
         )
@@ -156,6 +158,9 @@ class FakeDaemon:
         while (event := await self.events.get()) is not None:
             await response.write(msgspec.json.encode(event) + b"\n")
         return response
+
+    async def _log(self, request: web.Request) -> web.StreamResponse:
+        return await self._ndjson(request, self.log_events)
 
     async def _ndjson(self, request: web.Request, events: list[ControlEvent]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})

@@ -112,6 +112,23 @@ async def test_watch_sees_a_load_and_ctrl_c_in_a_chat_frees_the_model(lmd: Daemo
     assert await answer(lmctl, lmd, "unload", "--all", "--force") == "unloaded counter\n"
 
 
+async def test_log_shows_the_rendered_prompt_and_the_answer_of_another_client(lmd: Daemon, lmctl: Run) -> None:
+    env = environment(lmd.socket)
+    async with (
+        terminal(LMCTL, "log", "--stats", env=env) as watched,
+        terminal(LMCTL, "log", "--source", "server", env=env, columns=200) as server,
+    ):
+        await watched.until("Ctrl-C ends.")
+        await answer(lmctl, lmd, "chat", "counter", "-p", "Count to 3.")
+        shown = await watched.until("ended by ")
+        assert "Count to 3.<|im_end|>" in watched.text and "1, 2, 3." in shown
+        await server.until("POST /v1/chat/completions 200")
+        watched.type("\x03")
+        assert await watched.end() == 0
+    assert "Count to 3." not in lmd.log
+    await answer(lmctl, lmd, "unload", "--all")
+
+
 async def test_the_stopped_daemon_is_exit_code_3(start_daemon: StartDaemon, lmctl: Run) -> None:
     lmd = start_daemon()
     assert (await lmctl("status", env=environment(lmd.socket))).code == 0
