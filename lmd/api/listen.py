@@ -93,7 +93,7 @@ def refuse_exposed(hosts: Collection[str]) -> None:
     if is_exposed(hosts):
         raise CannotListen(
             f"Anyone who reaches {', '.join(sorted(hosts))} could use the models: [server] auth is off.",
-            hint='Set auth = "on" and make tokens with \'lmctl token create\', or set allow_insecure = true.',
+            hint="Set auth = \"on\" and make tokens with 'lmctl token create', or set allow_insecure = true.",
         )
 
 
