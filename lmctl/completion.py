@@ -1,4 +1,4 @@
-"""The pieces of a streamed /v1/chat/completions answer, as lmctl shows them."""
+"""The pieces of a streamed /v1/chat/completions or /v1/completions answer, as lmctl shows them."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -50,6 +50,8 @@ class _Delta(Struct, frozen=True):
 
 class _Choice(Struct):
     delta: _Delta = _Delta()
+    text: str = ""
+    """A plain completion's."""
     finish_reason: str | None = None
 
 
@@ -86,6 +88,8 @@ def _of(data: str) -> Iterator[Piece]:
             yield Thought(choice.delta.reasoning_content)
         if choice.delta.content:
             yield Said(choice.delta.content)
+        if choice.text:
+            yield Said(choice.text)
         if choice.finish_reason:
             yield Ended(choice.finish_reason)
     if chunk.usage:

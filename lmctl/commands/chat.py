@@ -1,8 +1,7 @@
 """``lmctl chat``: one question, or a conversation on a terminal."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 from lmctl.client import Client
 from lmctl.completion import Said, Thought, Waiting
@@ -10,7 +9,8 @@ from lmctl.conversation import Answer, Conversation
 from lmctl.errors import CommandError, UsageError
 from lmctl.options import Common
 from lmctl.output import console, note, print_error, print_json
-from lmctl.text import one_line, printable
+from lmctl.text import printable
+from lmctl.wait import waiting
 from lmd.protocol import InstanceRow, ModelRow, PresetRow
 
 HELP = r"A line that ends with \ goes on. Ctrl-C stops an answer, /clear forgets, Ctrl-D or /exit leaves."
@@ -130,39 +130,6 @@ def told(answer: Answer) -> str:
     if answer.finish_reason:
         facts.append(f"ended by {answer.finish_reason}")
     return ", ".join(facts)
-
-
-class Wait:
-    """A line with a spinner on standard error, until the first token. Nothing where that is no terminal."""
-
-    def __init__(self, model: str) -> None:
-        out = console(err=True)
-        self._model = one_line(model)
-        self._status = out.status(f"waiting for {self._model}") if out.is_terminal else None
-
-    def start(self) -> None:
-        if self._status:
-            self._status.start()
-
-    def say(self, text: str) -> None:
-        if self._status and text:
-            self._status.update(f"{self._model}: {one_line(text)}")
-
-    def end(self) -> None:
-        """Remove the line. May be called again."""
-        if self._status:
-            self._status.stop()
-            self._status = None
-
-
-@contextmanager
-def waiting(model: str) -> Iterator[Wait]:
-    wait = Wait(model)
-    wait.start()
-    try:
-        yield wait
-    finally:
-        wait.end()
 
 
 def converse(talk: Conversation, *, stats: bool) -> None:
