@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lmctl.chats_options import chats_app
+from lmctl.completion_options import add_completion_commands
 from lmctl.errors import CommandError, UsageError
 from lmctl.library_options import add_commands
 from lmctl.options import JsonFlag, SocketPath, common
@@ -232,6 +233,9 @@ def preset_check(ctx: typer.Context, *, as_json: JsonFlag = False, socket: Socke
     from lmctl.commands.presets import check_presets
 
     check_presets(common(ctx, as_json, socket))
+
+
+add_completion_commands(app)
 
 
 def main() -> None:
