@@ -9,7 +9,7 @@ PYTEST_ARGS ?= -q -n 2
 # For example BENCH_ARGS="--rounds 5 --write docs/benchmarks.md"; docs/benchmarks.md says more.
 BENCH_ARGS ?=
 
-.PHONY: help venv demo run test lint format bench install clean
+.PHONY: help venv demo run test lint format bench completions man install clean
 
 help:
 	@echo "make demo     build the environment, serve the bundled model, chat with it, stop"
@@ -18,6 +18,7 @@ help:
 	@echo "make lint     the same without the tests"
 	@echo "make format   let ruff rewrite what it can"
 	@echo "make bench    measure lmd against llama-server"
+	@echo "make completions, make man   write packaging/completions and packaging/man anew"
 	@echo "make install  as root: lmd for the whole machine, in /opt/lmd, with its systemd units"
 	@echo "make venv     the environment alone"
 	@echo "make clean    remove the environment and all caches"
@@ -50,6 +51,12 @@ format: venv
 
 bench: venv
 	$(BIN)/python -m tests.bench.compare $(BENCH_ARGS)
+
+completions: venv
+	for shell in bash zsh fish; do $(BIN)/lmctl completion $$shell > packaging/completions/lmctl.$$shell || exit 1; done
+
+man: venv
+	$(BIN)/python packaging/man/generate.py packaging/man
 
 install:
 	bash packaging/install.sh

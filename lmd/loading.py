@@ -43,7 +43,7 @@ class LoadParams:
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
 
     context_length: Annotated[int, Ge(16), Le(16_777_216)] | None = None
-    """The most tokens that one sequence may hold. Unset: the trained length, at most DEFAULT_CONTEXT_LENGTH."""
+    """The most tokens that one sequence may hold. Unset: the trained length, at most 16384 (DEFAULT_CONTEXT_LENGTH)."""
     parallel: Annotated[int, Ge(1), Le(256)] | None = None
     """Sequences computed at once; more wait in the engine's queue. Unset: 4."""
     kv_cells: Annotated[int, Ge(16)] | None = None
@@ -51,15 +51,20 @@ class LoadParams:
     gpu_layers: Annotated[int, Ge(0)] | Literal["auto"] | None = None
     """Layers kept in VRAM. Unset and "auto": as many as fit (all, where there is no telling)."""
     threads: Annotated[int, Ge(1), Le(1024)] | None = None
+    """CPU threads that compute. Unset: as many as there are cores for it."""
     batch: Annotated[int, Ge(1), Le(16384)] | None = None
     """The token budget of one step. Unset: 512."""
     flash_attention: Literal["auto"] | bool | None = None
     kv_cache_type: CacheType | None = None
     """Element type of the KV cache. Unset: f16."""
     mmap: bool | None = None
+    """Read the file through the page cache, shared with others who read it, in place of a copy. Unset: true."""
     mlock: bool | None = None
+    """Keep the weights from being swapped out. Unset: false."""
     draft_model: str | None = None
+    """A small model that guesses ahead (a key or a path), or "prompt-lookup", which needs no file."""
     adapters: Annotated[tuple[Adapter, ...], Len(0, 16)] | None = None
+    """LoRA adapters: tables with ``path`` (of a GGUF file) and ``scale`` (1: as trained)."""
     rope_freq_base: Annotated[float, Gt(0)] | None = None
     rope_freq_scale: Annotated[float, Gt(0)] | None = None
 

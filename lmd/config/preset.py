@@ -85,16 +85,26 @@ class _Chat(_Table):
 
 class _File(_Table):
     model: Annotated[str, MinLen(1)] | None = None
+    """Model key, or a file's path. A preset without one is there for others to extend."""
     description: str = ""
+    """For people: lists of models show it."""
     aliases: Annotated[tuple[Annotated[str, AfterValidator(_check_alias)], ...], MaxLen(256)] = ()
+    """Further names that requests may use for it."""
     extends: Annotated[str, MinLen(1)] | None = None
+    """Name of another preset, whose keys hold where this one says nothing."""
     ttl: Duration | None = None
+    """Idle time after which the model leaves. Unset: that of ``[models]`` in lmd.toml."""
     pinned: bool | None = None
+    """Never leaves by itself, neither by its TTL nor for another model."""
     preload: bool | None = None
+    """Load it when lmd starts."""
     load: LoadParams = LoadParams()
     sampling: SamplingParams = SamplingParams()
     chat: _Chat = _Chat()
 
+
+SCHEMA: type[BaseModel] = _File
+"""Of one file, for those who describe it."""
 
 _OWN = ("extends", "aliases", "description")
 """Keys that one who extends the preset does not take over."""
