@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+# A shell's background job ignores SIGINT, and so would everything that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 MODELS = Path(__file__).parent / "models"
 READY = re.compile(r"lmd ready on (http://\S+) \(control socket (.+)\)")
 

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -204,9 +205,18 @@ def bind_to_parent() -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
+def is_closed(sock: socket.socket) -> bool:
+    """Whether the other end is gone, asked without reading."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
 def main() -> int:
     bind_to_parent()
     sock = socket.socket(fileno=int(sys.argv[1]))
+    if is_closed(sock):
+        return 0  # the daemon died before we could ask to die with it
     channel: Channel[ToWorker, FromWorker] = Channel(sock, ToWorker)
     try:
         return WorkerMain(channel).run()

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import re
 from contextlib import AbstractAsyncContextManager
 
 import pytest
@@ -96,7 +97,9 @@ async def test_an_error_before_the_stream_is_read_from_the_apis_shape(daemon: Fa
 
 async def test_a_stream_that_breaks_off_is_an_error(lmctl: Run, socket: object) -> None:
     async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        headers = await reader.readuntil(b"\r\n\r\n")
+        # All of it: the kernel drops what was sent to a client whose request was not read.
+        await reader.readexactly(int(re.search(rb"Content-Length: (\d+)", headers)[1]))  # type: ignore[index]
         writer.write(
             b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\ndata: {"choices": [{"delta": {"content": "He"}}]}\n\n'
         )
@@ -201,3 +204,34 @@ async def test_a_single_answer_stopped_with_ctrl_c_is_exit_code_130(daemon: Fake
         screen.type("\x03")
         assert await screen.end() == 130
     await daemon.gone.wait()
+
+
+CALLS: list[dict[str, object] | str | bytes] = [
+    {"content": "Let me look."},
+    {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "weather", "arguments": ""}}]},
+    {"tool_calls": [{"index": 0, "function": {"arguments": '{"city": '}}]},
+    {"tool_calls": [{"index": 0, "function": {"arguments": '"Oslo"}'}}]},
+    {"tool_calls": [{"index": 1, "id": "b", "function": {"name": "clock", "arguments": "{}"}}]},
+]
+
+
+async def test_tool_calls_are_shown_on_a_terminal_each_on_its_line(daemon: FakeDaemon) -> None:
+    daemon.pieces = [{"reasoning_content": "hm"}, *CALLS]
+    async with terminal(LMCTL, "chat", "m", "-p", "Hi", env=environment(daemon.socket)) as screen:
+        assert await screen.end() == 0
+    shown = 'hm\n\nLet me look.\n\ntool call: weather {"city": "Oslo"}\ntool call: clock {}\n'
+    assert shown in screen.text.replace("\r\n", "\n")
+
+
+async def test_tool_calls_stay_out_of_a_pipe_and_are_in_the_json(daemon: FakeDaemon, lmctl: Run) -> None:
+    daemon.pieces = CALLS
+    ran = await lmctl("chat", "m", "-p", "Hi")
+    assert (ran.out, ran.err.splitlines()) == (
+        "Let me look.\n",
+        ['tool call: weather {"city": "Oslo"}', "tool call: clock {}"],
+    )
+    told = json.loads((await lmctl("chat", "m", "-p", "Hi", "--json")).out)
+    assert told["tool_calls"] == [
+        {"name": "weather", "arguments": '{"city": "Oslo"}'},
+        {"name": "clock", "arguments": "{}"},
+    ]

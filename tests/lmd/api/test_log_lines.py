@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.conftest import Daemon, StartDaemon
+from tests.lmd.client import eventually
 
 SECRET = "xyzzy-plugh"
 
@@ -35,7 +36,12 @@ def lmd(start_daemon: StartDaemon) -> Daemon:
 def test_one_record_with_fields_tells_of_a_request(lmd: Daemon) -> None:
     body = {"model": "tiny-chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3, "stream": True}
     ask(lmd, "/v1/chat/completions", body, "told")
-    (record,) = [one for one in records(lmd) if one.get("request_id") == "told" and one["logger"] == "lmd.access"]
+
+    def told() -> list[dict[str, Any]]:
+        return [one for one in records(lmd) if one.get("request_id") == "told" and one["logger"] == "lmd.access"]
+
+    assert eventually(lambda: bool(told()))  # the line is written after the answer
+    (record,) = told()
     assert (record["model"], record["instance"], record["status"]) == ("tiny-chat", "tiny-chat", 200)
     assert (record["client"], record["completion_tokens"]) == ("127.0.0.1", 3)
     assert 0 < record["ttft"] <= record["duration"]
@@ -57,7 +63,7 @@ def test_nothing_that_clients_say_is_logged_even_for_debugging(lmd: Daemon) -> N
         ("/v1/chat/completions", b'{"' + SECRET.encode()),
     ):
         ask(lmd, path, body, "silent")
-    assert len([one for one in records(lmd) if one.get("request_id") == "silent"]) >= 9
+    assert eventually(lambda: len([one for one in records(lmd) if one.get("request_id") == "silent"]) >= 9)
     assert SECRET not in lmd.log
 
 
