@@ -28,6 +28,15 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
+class Called:
+    """A piece of tool call number ``index``: its name comes first, its arguments' JSON text in pieces."""
+
+    index: int
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """``reason`` in OpenAI's words: stop, length, …"""
 
@@ -40,12 +49,23 @@ class Usage(Struct):
     total_tokens: int = 0
 
 
-Piece = Waiting | Thought | Said | Ended | Usage
+Piece = Waiting | Thought | Said | Called | Ended | Usage
+
+
+class _Function(Struct, frozen=True):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Call(Struct, frozen=True):
+    index: int = 0
+    function: _Function = _Function()
 
 
 class _Delta(Struct, frozen=True):
     content: str | None = None
     reasoning_content: str | None = None
+    tool_calls: tuple[_Call, ...] | None = None
 
 
 class _Choice(Struct):
@@ -88,6 +108,8 @@ def _of(data: str) -> Iterator[Piece]:
             yield Thought(choice.delta.reasoning_content)
         if choice.delta.content:
             yield Said(choice.delta.content)
+        for call in choice.delta.tool_calls or ():
+            yield Called(call.index, call.function.name or "", call.function.arguments or "")
         if choice.text:
             yield Said(choice.text)
         if choice.finish_reason:

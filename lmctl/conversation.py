@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmctl.client import Client
-from lmctl.completion import Ended, Piece, Said, Thought, Usage, pieces
+from lmctl.completion import Called, Ended, Piece, Said, Thought, Usage, pieces
 
 
 @dataclass(slots=True)
@@ -17,6 +17,8 @@ class Answer:
 
     text: str = ""
     reasoning: str = ""
+    calls: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """Tool calls by their number: name, and JSON text of the arguments."""
     finish_reason: str | None = None
     usage: Usage | None = None
     first: float | None = None
@@ -29,6 +31,10 @@ class Answer:
                 self._token(now)
             case Thought(text):
                 self.reasoning += text
+                self._token(now)
+            case Called(index, name, arguments):
+                before = self.calls.get(index, ("", ""))
+                self.calls[index] = (before[0] + name, before[1] + arguments)
                 self._token(now)
             case Ended(reason):
                 self.finish_reason = reason

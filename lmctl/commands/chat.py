@@ -4,7 +4,7 @@ import sys
 from contextlib import closing
 
 from lmctl.client import Client
-from lmctl.completion import Said, Thought, Waiting
+from lmctl.completion import Called, Piece, Said, Thought, Waiting
 from lmctl.conversation import Answer, Conversation
 from lmctl.errors import CommandError, UsageError
 from lmctl.options import Common
@@ -61,6 +61,7 @@ def answer_whole(talk: Conversation, question: str) -> dict[str, object]:
         "model": talk.model,
         "content": answer.text,
         "reasoning_content": answer.reasoning or None,
+        "tool_calls": [{"name": name, "arguments": arguments} for name, arguments in answer.calls.values()],
         "finish_reason": answer.finish_reason,
         "usage": answer.usage,
         "stats": {"time_to_first_token": answer.first, "tokens_per_second": answer.tokens_per_second},
@@ -68,7 +69,7 @@ def answer_whole(talk: Conversation, question: str) -> dict[str, object]:
 
 
 def print_answer(talk: Conversation, question: str, *, stats: bool) -> None:
-    """The answer on standard output as it streams; reasoning only on a terminal, dimmed."""
+    """The answer on standard output as it streams; reasoning only on a terminal, dimmed; calls there or beside."""
     answer = Answer()
     page = Page()
     try:
@@ -76,46 +77,60 @@ def print_answer(talk: Conversation, question: str, *, stats: bool) -> None:
             for piece in pieces:
                 if isinstance(piece, Waiting):
                     wait.say(piece.note)
-                elif isinstance(piece, Said | Thought):
+                elif isinstance(piece, Said | Thought | Called):
                     wait.end()
                     page.write(piece)
     finally:
-        page.end()
+        page.end(answer)
     if stats:
         note(told(answer))
 
 
 class Page:
-    """Where one answer is written. Standard output gets the answer's text and at most a line end more."""
+    """Where one answer is written. Standard output gets the answer's text and at most a line end more.
+
+    A terminal also gets the reasoning and the tool calls, dimmed, each kind on lines of its own.
+    """
 
     def __init__(self) -> None:
         self._terminal = console()
+        self._kind: type[Piece] = Said
         self._last = ""
-        self._thinking = False
 
-    def write(self, piece: Said | Thought) -> None:
-        thinking = isinstance(piece, Thought)
+    def write(self, piece: Said | Thought | Called) -> None:
         if not self._terminal.is_terminal:
-            if not thinking:
+            if isinstance(piece, Said):
                 self._put(piece.text)
             return
-        if self._thinking and not thinking:
-            self._put("\n" if self._last == "\n" else "\n\n")
-        self._thinking = thinking
+        named = isinstance(piece, Called) and bool(piece.name)
+        if self._last and (type(piece) is not self._kind or named):
+            self._put("" if self._last == "\n" else "\n")
+            self._put("" if named and self._kind is Called else "\n")
+        self._kind = type(piece)
+        text = piece.text if not isinstance(piece, Called) else _called(piece.name, piece.arguments)
         # What the model says must not move the cursor or set the window's title.
-        if text := printable(piece.text):
-            self._terminal.print(text, end="", soft_wrap=True, style="dim" if thinking else None)
+        if text := printable(text):
+            self._terminal.print(text, end="", soft_wrap=True, style=None if isinstance(piece, Said) else "dim")
             self._put(text, shown=True)
 
     def _put(self, text: str, *, shown: bool = False) -> None:
+        if not text:
+            return
         if not shown:
             sys.stdout.write(text)
-        self._last = text[-1:]
+        self._last = text[-1]
         sys.stdout.flush()
 
-    def end(self) -> None:
+    def end(self, answer: Answer) -> None:
         if self._last not in ("", "\n"):
             self._put("\n")
+        if not self._terminal.is_terminal:
+            for name, arguments in answer.calls.values():
+                note(_called(name, arguments))
+
+
+def _called(name: str, arguments: str) -> str:
+    return (f"tool call: {name} " if name else "") + arguments
 
 
 def told(answer: Answer) -> str:
