@@ -28,6 +28,13 @@ install -D -m 644 systemd/lmd.sysusers "$lib/sysusers.d/lmd.conf"
 install -D -m 644 systemd/lmd.tmpfiles "$lib/tmpfiles.d/lmd.conf"
 [ -e "$DESTDIR/etc/lmd/lmd.toml" ] || install -D -m 644 etc/lmd/lmd.toml "$DESTDIR/etc/lmd/lmd.toml"
 install -D -m 644 etc/lmd/presets.d/example.toml.sample "$DESTDIR/etc/lmd/presets.d/example.toml.sample"
+share=$DESTDIR${SHAREDIR:-/usr/local/share}
+for page in packaging/man/*.[1-8]; do
+    install -D -m 644 "$page" "$share/man/man${page##*.}/${page##*/}"
+done
+install -D -m 644 packaging/completions/lmctl.bash "$share/bash-completion/completions/lmctl"
+install -D -m 644 packaging/completions/lmctl.zsh "$share/zsh/site-functions/_lmctl"
+install -D -m 644 packaging/completions/lmctl.fish "$share/fish/vendor_completions.d/lmctl.fish"
 
 if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
     systemd-sysusers
