@@ -13,7 +13,7 @@ COLUMNS = (
     Column("STREAMS", align="right"),
     Column("PROMPT TOK/S", align="right"),
     Column("DECODE TOK/S", align="right"),
-    Column("EACH", align="right"),
+    Column("EACH", keep=3, align="right"),
     Column("TTFT", align="right"),
     Column("TTFT MAX", keep=2, align="right"),
     Column("SECONDS", keep=1, align="right"),
@@ -42,9 +42,8 @@ def bench_model(common: Common, model: str, *, streams: Sequence[int], prompt_to
 def cells(run: Run) -> list[str]:
     return [
         str(run.streams),
-        f"{run.prompt_tps:.1f}",
-        f"{run.decode_tps:.1f}",
-        f"{run.stream_tps:.1f}",
+        # An answer that came in one piece has no speed.
+        *(f"{rate:.1f}" if rate else "-" for rate in (run.prompt_tps, run.decode_tps, run.stream_tps)),
         f"{run.ttft_mean:.3f} s",
         f"{run.ttft_max:.3f} s",
         f"{run.seconds:.2f}",

@@ -190,7 +190,8 @@ class Screen:
         )
 
     def _line(self, text: str, style: str) -> None:
-        self._out.print(one_line(text), style=style, soft_wrap=True)
+        # A file gets one line for each, a terminal lines that end between words.
+        self._out.print(one_line(text), style=style, soft_wrap=not self._out.is_terminal)
         self._last = "\n"
         sys.stdout.flush()
 
