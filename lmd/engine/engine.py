@@ -21,7 +21,7 @@ from lmd.errors import ContextLengthExceeded, InvalidRequest, LmdError
 from lmd.generation import FinishReason, TokenLogprob, Usage
 
 STREAM_GAP_SECONDS = 0.4
-"""A step that carries prompt tokens beside running streams should not take longer than this."""
+"""A step that carries a part of a long prompt beside running streams should not take longer than this."""
 DRAW_THREADS = 8
 DRAW_AHEAD_EFFORT = 500_000
 """Logits: drawing from fewer, all sequences together, takes no longer than waking threads for it."""
@@ -262,7 +262,13 @@ class Engine:
         ]
         streams = any(need.decoding for need in needs)
         limit = self._batch.capacity
-        slice_ = prompt_slice(self._prompt_token_seconds, STREAM_GAP_SECONDS, limit) if streams else limit
+        # Only a prompt longer than a batch is sliced: short ones that come together are cheapest computed together, and
+        # slicing them cost a fifth of the throughput of 8 clients.
+        long = any(
+            not sequence.decoding and sequence.n_before_decoding - sequence.n_cached > limit
+            for sequence in self._running
+        )
+        slice_ = prompt_slice(self._prompt_token_seconds, STREAM_GAP_SECONDS, limit) if streams and long else limit
         return plan(needs, limit, slice_)
 
     def _make_room(self, shares: list[Share]) -> list[tuple[Sequence, list[int]]]:
