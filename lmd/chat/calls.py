@@ -147,7 +147,7 @@ class CallReader:
         self._stream.keep = self._stream.pos
 
     def _call(self) -> Read:
-        """One call, its end marker included; ends with ``sink.end()``."""
+        """One call, its end marker included; ends with ``sink.end()``. Abstract: each style of calls has its own."""
         raise NotImplementedError
 
     def addressed(self, name: str) -> Read:
