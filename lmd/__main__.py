@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmd import __version__
-
 #: Flags that are a setting by a shorter name.
 _SETTINGS = {
     "host": "server.host",
@@ -47,7 +45,10 @@ def parser() -> argparse.ArgumentParser:
     what = made.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="check settings and presets, and exit 0 or 1")
     what.add_argument("--print-config", action="store_true", help="show the effective settings and where each is from")
-    made.add_argument("--version", action="version", version=f"lmd {__version__}")
+    what.add_argument(
+        "--version", action="store_true", help="tell lmd's version, llama.cpp's, CPU features and devices, and exit"
+    )
+    made.add_argument("--json", action="store_true", help="with --version: tell it as JSON")
     return made
 
 
@@ -66,6 +67,13 @@ def overrides(said: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     said = parser().parse_args(argv)
+    if said.version:
+        from lmd.about import tell
+
+        return tell(as_json=said.json)
+    if said.json:
+        print("lmd: --json goes with --version.", file=sys.stderr)
+        return 2
     # Everything heavy is imported behind the flags: --help and --version answer at once.
     from lmd.errors import LmdError
 

@@ -11,7 +11,6 @@ import msgspec
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
-from lmd import __version__
 from lmd.api.rows import current_problems, model_files, model_rows, preset_rows, problem_rows
 from lmd.api.served import explicit_load
 from lmd.api.services import SERVICES, Services, services_of
@@ -33,6 +32,7 @@ from lmd.protocol import (
     Status,
     UnloadBody,
 )
+from lmd.version import VERSION
 
 NDJSON = "application/x-ndjson"
 _EVENTS_KEPT = 256
@@ -91,7 +91,7 @@ def status_of(services: Services) -> Status:
     facts = services.pool.facts
     memory = probe(())
     return Status(
-        version=__version__,
+        version=VERSION,
         pid=os.getpid(),
         started_at=services.started_at,
         state="draining" if services.activity.draining else "serving" if services.url else "starting",

@@ -26,9 +26,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from lmd import __version__
 from lmd.api.activity import RequestRecord, current_record
 from lmd.protocol import InstanceRow
+from lmd.version import VERSION
 
 if TYPE_CHECKING:
     from lmd.api.services import Services
@@ -192,7 +192,7 @@ class _Live(Collector):
 
     def collect(self) -> Iterator[Metric]:
         services = self._services
-        yield InfoMetricFamily("lmd_build", "What runs here.", value={"version": __version__})
+        yield InfoMetricFamily("lmd_build", "What runs here.", value={"version": VERSION})
         yield self._pieces.family()
         yield GaugeMetricFamily("lmd_requests_open", "Requests being served.", value=services.activity.active)
         yield from self._instances()

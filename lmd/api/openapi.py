@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from lmd import __version__
+from lmd.version import VERSION
 
 _REFERENCE = "#/components/schemas/{}"
 
@@ -53,7 +53,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "lmd",
-            "version": __version__,
+            "version": VERSION,
             "summary": "Local GGUF language models over OpenAI's, Anthropic's and LM Studio's APIs.",
         },
         "paths": paths,

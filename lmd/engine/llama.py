@@ -136,7 +136,7 @@ class Backend:
         return WorkerFacts(
             pid=os.getpid(),
             llama_cpp_python=_package.__version__,
-            llama_cpp=_text(_lib.llama_version()),
+            llama_cpp=_build(),
             system_info=_text(_lib.llama_print_system_info()).strip(),
             devices=self.devices(),
         )
@@ -149,6 +149,13 @@ class Backend:
         """The name of the buffers in the memory of ``device`` (in llama.cpp's log; mostly the device's own)."""
         pointer = libllama.ggml_backend_dev_by_name(device.encode())
         return _text(libllama.ggml_backend_buft_name(libllama.ggml_backend_dev_buffer_type(pointer)))
+
+
+def _build() -> str:
+    """llama.cpp's version and commit."""
+    commit = libllama.ggml_commit
+    commit.restype = ctypes.c_char_p
+    return f"{_text(_lib.llama_version())} ({_text(commit()) or 'unknown commit'})"
 
 
 def _text(value: bytes | None) -> str:

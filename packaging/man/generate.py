@@ -23,7 +23,6 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 
 from lmctl.tree import Command, commands
-from lmd import __version__
 from lmd.__main__ import parser
 from lmd.config.preset import SCHEMA, ChatSettings, Preset
 from lmd.config.schema import members
@@ -58,7 +57,7 @@ def prose(text: str) -> str:
 def title(name: str, section: int, what: str) -> list[str]:
     return [
         '.\\" Made by packaging/man/generate.py: do not edit.',
-        f'.TH {plain(name.upper())} {section} "" "lmd {plain(__version__)}"',
+        f'.TH {plain(name.upper())} {section} "" "lmd"',
         ".SH NAME",
         f"{plain(name)} \\- {prose(what)}",
     ]

@@ -1,6 +1,7 @@
 """What every command shares: where the socket is, JSON, exit codes, errors."""
 
 import asyncio
+import importlib.metadata
 import json
 import os
 import socket as sockets
@@ -180,4 +181,4 @@ def test_help_imports_neither_network_nor_rendering() -> None:
 
 def test_version_is_the_packages_own() -> None:
     ran = subprocess.run([LMCTL, "--version"], capture_output=True, text=True)
-    assert ran.stdout == "lmctl 0.1.0\n"
+    assert ran.stdout == f"lmctl {importlib.metadata.version('lmd')}\n"

@@ -1,19 +1,26 @@
 """``lmd``'s flags, through the real command."""
 
+import importlib.metadata
+import json
+import os
+import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from lmd import __version__
 from lmd.__main__ import overrides, parser
 
 
-def lmd(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+def lmd(
+    *arguments: str, cwd: Path | None = None, environ: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "lmd", *arguments], capture_output=True, text=True, timeout=60, cwd=cwd
-    )
+        [sys.executable, "-m", "lmd", *arguments],
+        capture_output=True, text=True, timeout=60, cwd=cwd, env={**os.environ, **(environ or {})},
+    )  # fmt: skip
 
 
 def test_flags_name_settings_and_win_over_set() -> None:
@@ -35,9 +42,38 @@ def test_set_wants_key_and_value(text: str, capsys: pytest.CaptureFixture[str]) 
     assert "KEY=VALUE" in capsys.readouterr().err
 
 
-def test_version_is_told() -> None:
+def test_version_tells_lmd_llama_cpp_features_and_devices() -> None:
     answer = lmd("--version")
-    assert (answer.returncode, answer.stdout) == (0, f"lmd {__version__}\n")
+    assert answer.returncode == 0, answer.stderr
+    own, runtime, *rest = answer.stdout.splitlines()
+    assert own == f"lmd {importlib.metadata.version('lmd')}"
+    assert re.fullmatch(r"llama-cpp-python \S+, llama\.cpp \S+ \(([0-9a-f]{7,40}(-dirty)?|unknown commit)\)", runtime)
+    assert any(line.startswith("CPU: ") for line in rest)
+    assert any(line.startswith("device CPU (cpu): ") for line in rest)
+
+
+def test_version_as_json_says_the_same() -> None:
+    answer = lmd("--version", "--json")
+    assert answer.returncode == 0, answer.stderr
+    said = json.loads(answer.stdout)
+    assert said["lmd"] == importlib.metadata.version("lmd")
+    assert said["llama_cpp_python"] == importlib.metadata.version("llama-cpp-python")
+    assert "CPU" in said["features"]
+    assert [one["name"] for one in said["devices"] if one["kind"] == "cpu"] == ["CPU"]
+
+
+def test_version_with_a_llama_cpp_that_cannot_be_loaded_tells_lmds_own_and_fails(tmp_path: Path) -> None:
+    (tmp_path / "llama_cpp.py").write_text("raise ImportError('no libllama.so here')\n")
+    answer = lmd("--version", environ={"PYTHONPATH": str(tmp_path)})
+    assert answer.returncode == 1
+    assert answer.stdout == f"lmd {importlib.metadata.version('lmd')}\n"
+    assert "no libllama.so here" in answer.stderr and "Traceback" not in answer.stderr
+
+
+def test_json_without_version_is_refused() -> None:
+    answer = lmd("--json")
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert "--version" in answer.stderr
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from lmd import __version__
 from lmd.generation import (
     Finished,
     FinishReason,
@@ -27,6 +26,7 @@ from lmd.generation import (
     Usage,
     total_usage,
 )
+from lmd.version import VERSION
 
 DONE = b"data: [DONE]\n\n"
 
@@ -165,7 +165,7 @@ class Answer:
             "object": "chat.completion" if chat else "text_completion",
             "created": int(time.time()),
             "model": model,
-            "system_fingerprint": f"lmd-{__version__}",
+            "system_fingerprint": f"lmd-{VERSION}",
         }
         chunk_head = {**self._head, "object": "chat.completion.chunk" if chat else "text_completion"}
         # With include_usage every chunk says "usage": null but the last, which has no choices.
