@@ -124,9 +124,6 @@ class LoadedModel:
     eos_text: str
     add_bos: bool
     """The vocabulary wants a BOS before every prompt (left out when the prompt's text already starts with it)."""
-    can_shift: bool
-    partial_reuse: bool
-    """Memory can be cut at any position (false for recurrent and hybrid models)."""
     load_seconds: float
     fim: tuple[int, int, int] | None = None
     """The tokens before prefix, suffix and middle of a text to fill in; None: the model was not trained to."""

@@ -272,8 +272,6 @@ class EmbeddingInstance:
             bos_text=vocab.text(vocab.bos),
             eos_text=vocab.text(vocab.eos),
             add_bos=vocab.add_bos,
-            can_shift=False,
-            partial_reuse=False,
             load_seconds=time.monotonic() - started,
             pooling=context.pooling,
             n_vector=1 if context.pooling == "rank" else context.width,

@@ -120,8 +120,6 @@ class EngineInstance:
             add_bos=vocab.add_bos,
             fim=vocab.fim,
             control_texts=vocab.control_texts(),
-            can_shift=context.can_shift,
-            partial_reuse=not (model.is_recurrent or model.is_hybrid),
             load_seconds=time.monotonic() - started,
             vram_bytes=sum(
                 part.bytes_on(device.name)

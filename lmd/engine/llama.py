@@ -543,7 +543,6 @@ class Context:
         self.n_cells: int = _lib.llama_n_ctx(self.pointer)
         self.n_seq_max = params.n_seq_max
         self.flash_attention = log.flash_attention if params.flash_attention == "auto" else bool(params.flash_attention)
-        self.can_shift: bool = bool(_lib.llama_memory_can_shift(self.memory))
 
         self._buffers = log.buffers - before
         self.kv_bytes = bytes_of(self._buffers, "KV", "RS")

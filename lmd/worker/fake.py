@@ -80,8 +80,6 @@ def fake_loaded(params: LoadParams = LoadParams(), model_bytes: int = GIB) -> Lo
         bos_text="<s>",
         eos_text="</s>",
         add_bos=True,
-        can_shift=True,
-        partial_reuse=True,
         load_seconds=0.0,
     )
 
