@@ -15,6 +15,7 @@ from lmd.api.rows import current_problems, model_files, model_rows, preset_rows,
 from lmd.api.served import explicit_load
 from lmd.api.services import SERVICES, Services, services_of
 from lmd.api.status import error_code
+from lmd.config.document import read_text
 from lmd.config.store import Reloaded
 from lmd.errors import ConfigError, InvalidRequest, LmdError, Overloaded
 from lmd.loading import LoadParams
@@ -143,9 +144,9 @@ async def preset_detail(request: web.Request) -> web.Response:
     preset = snapshot.preset(name) or snapshot.bases.get(name)
     assert preset is not None  # `effective` has looked it up
     try:
-        text = await asyncio.to_thread(preset.file.read_text, "utf-8", "replace")
-    except OSError as error:
-        text = f"# {preset.file} cannot be read: {error.strerror}"
+        text = await asyncio.to_thread(read_text, preset.file)
+    except ConfigError as error:  # it has become something else since it was read
+        text = f"# {preset.file}: {error.problems[0].message}"
     detail = PresetDetail(preset.name, str(preset.file), text)
     if request.query.get("effective") not in {None, "", "0"}:
         detail.effective, detail.origin = effective, origin

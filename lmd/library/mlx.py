@@ -41,7 +41,10 @@ def _model(folder: Path, config: Path, weights: Sequence[Path]) -> Model:
     said = _read(config)
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        named = {name for name in _read(index).get("weight_map", {}).values() if isinstance(name, str)}
+        weight_map = _read(index).get("weight_map", {})
+        if not isinstance(weight_map, dict):
+            raise ValueError(f"the weight_map in {index.name} is no object")
+        named = {name for name in weight_map.values() if isinstance(name, str)}
         if missing := sorted(named - {path.name for path in weights}):
             raise ValueError(f"{missing[0]} is missing")
     text = said.get("text_config")
@@ -85,6 +88,8 @@ def _model(folder: Path, config: Path, weights: Sequence[Path]) -> Model:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():  # opening a pipe would wait for ever
+        raise ValueError(f"{file.name} is not a regular file")
     if file.stat().st_size > _MOST:
         raise ValueError(f"{file.name} is larger than {_MOST >> 20} MiB")
     read = json.loads(file.read_bytes())
@@ -95,7 +100,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _template(folder: Path) -> str:
     jinja = folder / "chat_template.jinja"
-    if jinja.exists() and jinja.stat().st_size < _MOST:
+    if jinja.is_file() and jinja.stat().st_size < _MOST:
         return jinja.read_text("utf-8", "replace")
     tokenizer = folder / "tokenizer_config.json"
     said = _read(tokenizer).get("chat_template") if tokenizer.exists() else None

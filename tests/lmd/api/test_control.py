@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,16 @@ async def test_presets_are_told_with_what_is_wrong(stack: Any, tmp_path: Path) -
     assert detail.effective and detail.origin
     assert not (await get(stack, "/presets/good", PresetDetail)).effective
     assert (await stack.control.get("/presets/nothing")).status == 404
+
+
+async def test_a_preset_whose_file_became_a_pipe_is_told_without_waiting(stack: Any, tmp_path: Path) -> None:
+    file = tmp_path / "presets" / "good.toml"
+    file.write_text('model = "tiny"\n')
+    await stack.control.post("/reload")
+    file.unlink()
+    os.mkfifo(file)
+    detail = await get(stack, "/presets/good", PresetDetail)
+    assert detail.text == f"# {file}: this is not a regular file"
 
 
 async def test_events_tell_loads_and_reloads(stack: Any, tmp_path: Path) -> None:

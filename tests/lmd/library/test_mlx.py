@@ -1,6 +1,7 @@
 """MLX directories, as the hub's repositories have them."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,25 @@ def test_a_damaged_configuration_is_told_and_breaks_nothing(tmp_path: Path, text
     catalog.refresh()
     assert not catalog.models
     assert len(catalog.broken) == 1
+
+
+@pytest.mark.parametrize("text", ['{"weight_map": []}', '{"weight_map": "x"}', "[]", '{"weight_map": null}'])
+def test_a_damaged_index_is_told_and_breaks_nothing(tmp_path: Path, text: str) -> None:
+    (put_mlx(tmp_path) / "model.safetensors.index.json").write_text(text)
+    catalog = Catalog([tmp_path])
+    catalog.refresh()
+    assert not catalog.models
+    assert len(catalog.broken) == 1
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "tokenizer_config.json"])
+def test_a_pipe_in_the_place_of_a_file_is_told_at_once(tmp_path: Path, name: str) -> None:
+    path = put_mlx(tmp_path) / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    catalog = Catalog([tmp_path])
+    catalog.refresh()
+    assert "not a regular file" in catalog.broken[0].reason
 
 
 def test_a_configuration_without_weights_is_somebody_elses(tmp_path: Path) -> None:
