@@ -22,6 +22,7 @@ import llama_cpp.llama_cpp as _lib
 import numpy as np
 import numpy.typing as npt
 
+from lmd.engine import variants
 from lmd.errors import InsufficientMemory, InvalidRequest, LoadFailed, Unsupported
 from lmd.loading import Device, LoadParams, WorkerFacts
 
@@ -129,6 +130,7 @@ class Backend:
 
     def __init__(self) -> None:
         self.log = NativeLog()
+        variants.load(libllama, Path(_package.__file__).parent)
         _lib.llama_backend_init()
         self.offloads = any(device.kind in ("gpu", "igpu") for device in self.devices())
 
