@@ -250,6 +250,7 @@ class Daemon:
             if line != told:
                 self._notifier.status(line)
                 told = line
+            self._notifier.retry()
             due = self._pool.overdue()
             if due and due == due_before:
                 logger.critical("the pool is stuck: %s", due)
@@ -263,7 +264,7 @@ class Daemon:
         if self._is_ready:  # before that a READY=1 would come too early
             self._notifier.reloading()
         try:
-            reloaded = self._config.reload()
+            reloaded = await self._config.reload()
             await self._catalog.update()
         finally:
             if self._is_ready:

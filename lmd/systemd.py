@@ -6,9 +6,8 @@ Everything here does nothing where systemd did not start the process, so the dae
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Mapping
-
-import sdnotify
 
 _FIRST_FD = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
@@ -18,11 +17,20 @@ _LONGEST_SECONDS = 10 * 365 * 86400.0
 """Stands for ever: the manager adds it to the time of day in 64 bits of microseconds."""
 
 
-class Notifier:
-    """Sends states to the service manager (sd_notify(3)). Never raises, never blocks."""
+_KEPT = 16
+"""States that wait for a manager that reads nothing; the oldest are forgotten for more."""
 
-    def __init__(self) -> None:
-        self._notifier = sdnotify.SystemdNotifier()
+
+class Notifier:
+    """Sends states to the service manager (sd_notify(3)). Never raises, never blocks: what a busy manager has no room
+    for goes before the next state, or with `retry`."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        # A leading @ stands for the NUL of an abstract address.
+        place = environ.get("NOTIFY_SOCKET", "")
+        self._manager = "\0" + place[1:] if place.startswith("@") else place
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if place else None
+        self._unsent: deque[bytes] = deque(maxlen=_KEPT)
 
     def ready(self, status: str) -> None:
         self._say("READY=1", f"STATUS={status}", f"MAINPID={os.getpid()}")
@@ -46,7 +54,20 @@ class Notifier:
 
     def _say(self, *lines: str) -> None:
         # A status is one line of the datagram: a newline in it would be read as another assignment.
-        self._notifier.notify("\n".join(line.replace("\n", " ") for line in lines))
+        self._unsent.append("\n".join(line.replace("\n", " ") for line in lines).encode(errors="replace"))
+        self.retry()
+
+    def retry(self) -> None:
+        """Send what the manager has had no room for."""
+        while self._unsent:
+            try:
+                if self._socket is not None:
+                    self._socket.sendto(self._unsent[0], socket.MSG_DONTWAIT, self._manager)
+            except BlockingIOError:
+                return
+            except OSError:
+                pass  # nobody is there, or it takes no such datagram: as it will another time
+            self._unsent.popleft()
 
 
 def watchdog_interval(environ: Mapping[str, str] = os.environ) -> float | None:

@@ -1,5 +1,6 @@
 """What the operator wrote, as it is now: one owner, one immutable `Snapshot`, swapped whole."""
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -38,7 +39,7 @@ class Reloaded:
 
 
 class ConfigStore:
-    """Owner of the snapshot. One thread (the event loop's) calls it."""
+    """Owner of the snapshot, which changes on the event loop only; files are read beside it."""
 
     def __init__(
         self,
@@ -56,14 +57,19 @@ class ConfigStore:
         self._loaded = load_settings(self._config_file, self._overrides, environ=self._environ)
         self._presets = _read_presets(self._loaded, None, self._environ)
         self._snapshot = _snapshot(self._loaded, self._presets, ())
+        self._reading = asyncio.Lock()
 
     @property
     def snapshot(self) -> Snapshot:
         return self._snapshot
 
-    def reload(self) -> Reloaded:
-        """Read the files again and swap the snapshot. Blocks on files (milliseconds); wrong ones do not raise."""
-        loaded, presets, problems = self._read()
+    async def reload(self) -> Reloaded:
+        """Read the files again, in a thread, and swap the snapshot; wrong files do not raise. Several at once take
+        turns, so that what was read last is what counts."""
+        async with self._reading:
+            return self._swap(*await asyncio.to_thread(self._read))
+
+    def _swap(self, loaded: LoadedSettings, presets: Presets, problems: tuple[Problem, ...]) -> Reloaded:
         before, after = self._snapshot, _snapshot(loaded, presets, problems)
         old, new = flatten(before.settings), flatten(after.settings)
         reloaded = Reloaded(

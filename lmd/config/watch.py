@@ -8,7 +8,7 @@ status decides, and it must have stood still for a moment, so that one save is o
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,13 +69,13 @@ def _nearest(folder: Path) -> Path:
 
 async def watch_files(
     watched: Callable[[], Watched],
-    changed: Callable[[], object],
+    changed: Callable[[], Awaitable[object]],
     *,
     poll: float = POLL_SECONDS,
     settle: float = SETTLE_SECONDS,
     use_events: bool = True,
 ) -> None:
-    """Call ``changed`` once at the start and after each change of the files that ``watched`` names, until cancelled.
+    """Await ``changed`` once at the start and after each change of the files that ``watched`` names, until cancelled.
 
     ``watched`` is asked again after each change, since what is read can name other files. ``use_events=False``: as on a
     mount that tells nothing.
@@ -90,7 +90,7 @@ async def watch_files(
             if seen is None:
                 # Read after looking: what changes in between shows as a difference at the next look.
                 seen = await asyncio.to_thread(fingerprint, targets)
-                changed()
+                await changed()
                 if (renewed := watched()) != targets:
                     targets, seen = renewed, None
                     continue

@@ -1,16 +1,13 @@
-"""The daemon's side of a worker: spawn the child, speak with it, explain its death.
+"""The daemon's side of a worker: speak with the child, explain its death.
 
 `Worker` is what the pool knows; `WorkerProcess` is the real one (`lmd.worker.fake` has the other).
-Everything runs on the event loop. Spawn from the main thread: a child asks to die with its parent
-(``PR_SET_PDEATHSIG``), and for the kernel the parent is the thread that spawned it.
+Everything runs on the event loop.
 """
 
 import asyncio
 import logging
-import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -23,6 +20,7 @@ from lmd.loading import LoadedModel, WorkerFacts
 from lmd.log import fields
 from lmd.worker.cgroup import oom_kills
 from lmd.worker.channel import BadFrame, FrameDecoder, encode_frame
+from lmd.worker.child import Child
 from lmd.worker.death import explain
 from lmd.worker.mailbox import Mailbox
 from lmd.worker.messages import (
@@ -57,7 +55,6 @@ HELLO_TIMEOUT = 60.0
 """Seconds until a new process must have said hello: import and backend start, on a machine that is busy."""
 _EXIT_PATIENCE = 2.0
 """Seconds that a worker whose socket is closed may take to end by itself."""
-_TERM_PATIENCE = 1.0
 _TAIL_PATIENCE = 0.5
 """Seconds to wait for what a dead process had still written."""
 
@@ -112,11 +109,11 @@ class Worker(Protocol):
 class WorkerProcess:
     """A worker in a child process of its own. Make one with `spawn`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], loop: asyncio.AbstractEventLoop) -> None:
-        self.name = f"worker-{process.pid}"
+    def __init__(self, child: Child, loop: asyncio.AbstractEventLoop) -> None:
+        self.name = f"worker-{child.pid}"
         self.stats: EngineStats | None = None
         self.gone: asyncio.Future[LmdError] = loop.create_future()
-        self._process = process
+        self._child = child
         self._loop = loop
         self._decode = msgspec.msgpack.Decoder(FromWorker).decode
         self._frames = FrameDecoder()
@@ -130,7 +127,6 @@ class WorkerProcess:
         """Why it is ending, where we know before it has ended."""
         self._patience = _EXIT_PATIENCE
         self._closed: asyncio.Future[None] = loop.create_future()
-        self._exited: asyncio.Future[None] = loop.create_future()
         self._output = LineReader(self._log_line)
         self._transport: asyncio.Transport | None = None
         self._oom_kills = oom_kills()
@@ -140,26 +136,15 @@ class WorkerProcess:
 
     @classmethod
     async def spawn(cls, command: Sequence[str] = COMMAND, hello_timeout: float = HELLO_TIMEOUT) -> Self:
-        """Start a child and wait for its Hello. Raises LoadFailed. Cancelling it ends the child."""
-        loop = asyncio.get_running_loop()
+        """Start a child and wait for its Hello. Raises LoadFailed. Cancelling it ends the child. Main thread only."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                process = subprocess.Popen(  # noqa: ASYNC220 - a vfork and an exec: milliseconds
-                    [*command, str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=(theirs.fileno(),),
-                    # Not in the terminal's foreground group: Ctrl-C is for the daemon, which drains first.
-                    start_new_session=True,
-                    env=_environment(),
-                )
-        except OSError as exc:
+                child = Child(command, theirs)  # a vfork and an exec: milliseconds
+        except LoadFailed:
             ours.close()
-            raise LoadFailed(f"A worker process cannot be started: {exc}.") from exc
-        worker = cls(process, loop)
-        worker._watch_exit()
+            raise
+        worker = cls(child, asyncio.get_running_loop())
         try:
             async with asyncio.timeout(hello_timeout):
                 await worker._connect(ours)
@@ -175,8 +160,7 @@ class WorkerProcess:
         return worker
 
     async def _connect(self, sock: socket.socket) -> None:
-        assert self._process.stdout is not None
-        await self._loop.connect_read_pipe(lambda: self._output, self._process.stdout)
+        await self._loop.connect_read_pipe(lambda: self._output, self._child.output)
         sock.setblocking(False)
         self._transport, _ = await self._loop.create_unix_connection(lambda: _Wire(self), sock=sock)
         self._watching = self._loop.create_task(self._watch(), name=f"watch worker {self.pid}")
@@ -187,17 +171,17 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._child.pid
 
     def kill(self, reason: LmdError) -> None:
         self._end(reason)
-        self._signal(signal.SIGKILL)
+        self._child.signal(signal.SIGKILL)
 
     async def stop(self, grace: float) -> None:
         self._patience = grace
         self._end(Unloaded(f"'{self.name}' is unloaded."))
         if grace <= 0:
-            self._signal(signal.SIGKILL)
+            self._child.signal(signal.SIGKILL)
         await asyncio.shield(self.gone)
 
     def _end(self, reason: LmdError) -> None:
@@ -207,34 +191,14 @@ class WorkerProcess:
         if self._transport is not None:
             self._transport.abort()
 
-    def _signal(self, number: signal.Signals) -> None:
-        # Until poll() has reaped it the pid cannot belong to another process.
-        if self._process.returncode is None:
-            try:
-                os.killpg(self._process.pid, number)
-            except (ProcessLookupError, PermissionError):
-                self._process.send_signal(number)
-
-    def _watch_exit(self) -> None:
-        pidfd = os.pidfd_open(self._process.pid)
-
-        def exited() -> None:
-            self._loop.remove_reader(pidfd)
-            os.close(pidfd)
-            self._process.poll()
-            if not self._exited.done():
-                self._exited.set_result(None)
-
-        self._loop.add_reader(pidfd, exited)
-
     async def _watch(self) -> None:
         """From birth to the grave: notices the end, waits for the rest of what it said, and tells everybody why."""
-        await asyncio.wait((self._closed, self._exited), return_when=asyncio.FIRST_COMPLETED)
-        if self._exited.done():
+        await asyncio.wait((self._closed, self._child.exited), return_when=asyncio.FIRST_COMPLETED)
+        if self._child.exited.done():
             # Another process may hold the socket or the pipe, so there is no end to rely on.
             await asyncio.wait((self._closed,), timeout=_TAIL_PATIENCE)
         else:
-            await self._insist_on_exit()
+            await self._child.insist_on_exit(self._patience)
         await asyncio.wait((self._output.closed,), timeout=_TAIL_PATIENCE)
         expected = self._reason is not None
         reason = self._reason or self._death()
@@ -251,16 +215,8 @@ class WorkerProcess:
             self._hello.exception()  # retrieved: nobody may be waiting any more
         self.gone.set_result(reason)
 
-    async def _insist_on_exit(self) -> None:
-        for patience, number in ((None, signal.SIGTERM), (_TERM_PATIENCE, signal.SIGKILL)):
-            await asyncio.wait((self._exited,), timeout=self._patience if patience is None else patience)
-            if self._exited.done():
-                return
-            self._signal(number)
-        await self._exited
-
     def _death(self) -> LmdError:
-        death = explain(self._process.returncode, self._output.tail, oom_kills() > self._oom_kills)
+        death = explain(self._child.returncode, self._output.tail, oom_kills() > self._oom_kills)
         if self._loading is not None and not self._loading.done():
             return LoadFailed(death.sentence(f"The worker that was loading '{self.name}'"), hint=death.hint)
         return WorkerDied(death.sentence(f"The worker of '{self.name}'"), hint=death.hint)
@@ -440,14 +396,3 @@ def error_of(failed: Failed) -> LmdError:
 def _again(error: LmdError) -> LmdError:
     """The same error for one more waiter: an exception that several tasks raise collects all their tracebacks."""
     return type(error)(error.message, hint=error.hint)
-
-
-def _environment() -> dict[str, str]:
-    """Ours, without what is meant for the daemon alone (systemd's sockets, notifications and watchdog)."""
-    ours = {k: v for k, v in os.environ.items() if k not in _FOR_THE_DAEMON}
-    return ours | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
-
-
-_FOR_THE_DAEMON = frozenset(
-    ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM")
-)

@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,19 @@ def control(path: Path, route: str, body: Any = None) -> Any:
         connection.sendall((head + said).encode())
         with connection.makefile("rb") as answer:
             return json.loads(answer.read().partition(b"\r\n\r\n")[2].splitlines()[-1])
+
+
+@contextmanager
+def following(path: Path, route: str, seconds: float) -> Iterator[Iterator[Any]]:
+    """A stream of the control socket, event by event, each of which has to come within ``seconds``."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(seconds)
+        connection.connect(os.fspath(path))
+        connection.sendall(f"GET {route} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        with connection.makefile("rb") as answer:
+            while answer.readline().strip():  # its head: from here on nothing is missed
+                pass
+            yield (json.loads(line) for line in answer)
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:

@@ -3,18 +3,23 @@
 import json
 import os
 import signal
+from collections.abc import Callable, Iterator
 from http.client import HTTPResponse
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import Daemon, StartDaemon
-from tests.lmd.client import LONG, SHORT, alive, control, events, eventually, get, post
+from tests.lmd.client import LONG, SHORT, alive, control, events, eventually, following, get, post
+from tests.lmd.config.saving import SAVES
 
 FIVE = 'model = "tiny-chat"\n[sampling]\ntemperature = 0\nmax_tokens = 5\n'
 NINE = FIVE.replace("5", "9")
 OPEN = {**LONG, "max_tokens": 1500}
 """A stream that outlives an edit and then ends by itself."""
+SOON = 5.0
+"""Seconds in which an edit has to be told. What is promised is one: the rest is for machines that test beside."""
 
 
 def without(body: dict[str, Any], *keys: str) -> dict[str, Any]:
@@ -51,17 +56,32 @@ def ends_well(stream: Any) -> bool:
 # ── edits ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_edit_counts_for_the_next_request_and_drops_no_stream(start_daemon: StartDaemon) -> None:
+@pytest.fixture(scope="module")
+def edited(start_daemon: StartDaemon) -> Iterator[Daemon]:
     daemon = start_daemon(presets={"brief": FIVE})
-    assert n_tokens(daemon, "brief") == 5
-    before = instances(daemon)["brief"]["pid"]
-    _, stream = opened(daemon, "brief")
-    (daemon.presets / "brief.toml").write_text(NINE.replace("\n[", '\naliases = ["short"]\n[', 1))
-    assert eventually(lambda: n_tokens(daemon, "brief") == 9)
-    assert n_tokens(daemon, "short") == 9
-    assert instances(daemon)["brief"]["leases"] == 1  # the edit came in while the stream was open
+    yield daemon
+    daemon.stop()
+
+
+@pytest.mark.parametrize("save", SAVES)
+def test_an_edit_counts_for_the_next_request_and_drops_no_stream(
+    edited: Daemon, save: Callable[[Path, str], None]
+) -> None:
+    _, stream = opened(edited, "brief", max_tokens=3000)
+    (before,) = instances(edited).values()
+    known = edited.log.count("reloaded: brief")
+    with following(edited.socket, "/events", SOON) as told:
+        for tokens, alias in ((9, "short"), (7, "terse")):
+            save(edited.presets / "brief.toml", f'aliases = ["{alias}"]\n{FIVE.replace("5", str(tokens))}')
+            told_of = next(event for event in told if event["type"] == "presets")
+            assert told_of == {"type": "presets", "changed": ["brief"], "problems": []}
+            response = post(edited.url, {**BRIEF, "model": alias})
+            assert response.headers["X-Lmd-Preset"] == "brief"
+            assert json.loads(response.read())["usage"]["completion_tokens"] == tokens
+    assert instances(edited)[before["id"]]["leases"] == 1  # the edits came in while the stream was open
     assert ends_well(stream)
-    assert {row["pid"] for row in instances(daemon).values()} == {before}
+    assert {row["pid"] for row in instances(edited).values()} == {before["pid"]}
+    assert edited.log.count("reloaded: brief") == known + 2
 
 
 def test_an_invalid_edit_changes_nothing_and_is_told_until_it_is_mended(start_daemon: StartDaemon) -> None:

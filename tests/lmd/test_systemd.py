@@ -46,6 +46,44 @@ def test_a_status_cannot_smuggle_an_assignment(manager: socket.socket) -> None:
     assert manager.recv(4096) == b"STATUS=loading x READY=1"
 
 
+def test_a_manager_that_does_not_read_holds_up_nothing_and_hears_the_rest_later(manager: socket.socket) -> None:
+    notifier = systemd.Notifier()
+    flood = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    flood.setblocking(False)
+    flood.connect(manager.getsockname())
+    with flood, pytest.raises(BlockingIOError):
+        while True:
+            flood.send(b"STATUS=flood")
+    notifier.ready("serving")  # as any state: it has to return although nobody reads
+    for _ in range(3):
+        notifier.watchdog()
+    heard = []
+    while not heard or heard[-1] == b"STATUS=flood":
+        notifier.retry()
+        heard.append(manager.recv(4096))
+    assert heard[-1].startswith(b"READY=1\nSTATUS=serving")
+    notifier.retry()
+    assert [manager.recv(4096) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+
+
+def test_a_status_in_any_script_reaches_the_manager(manager: socket.socket) -> None:
+    systemd.Notifier().status("preloading 文鳥 → 50%")
+    assert manager.recv(4096).decode() == "STATUS=preloading 文鳥 → 50%"
+
+
+def test_an_abstract_address_is_the_manager_s_too() -> None:
+    name = f"lmd-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(f"\0{name}")
+        server.settimeout(5)
+        systemd.Notifier({"NOTIFY_SOCKET": f"@{name}"}).watchdog()
+        assert server.recv(4096) == b"WATCHDOG=1"
+
+
+def test_a_manager_that_has_gone_is_no_error() -> None:
+    systemd.Notifier({"NOTIFY_SOCKET": "/nowhere/notify"}).ready("serving")
+
+
 def test_without_a_manager_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     systemd.Notifier().ready("serving")

@@ -77,7 +77,7 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
         return workers[-1]
 
     async def reload() -> Reloaded:
-        return config.reload()
+        return await config.reload()
 
     pool = Pool(lambda: config.snapshot.settings.models, spawn=spawn)
     conversations = Conversations(tmp_path / "conversations.db", lambda: config.snapshot.settings.conversations)

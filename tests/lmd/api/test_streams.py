@@ -171,7 +171,7 @@ async def test_draining_refuses_and_waits(stack: Any) -> None:
 async def test_without_jit_a_model_must_be_loaded_first(stack: Any, tmp_path: Any) -> None:
     config = tmp_path / "lmd.toml"
     config.write_text(config.read_text() + "jit = false\n")
-    stack.services.config.reload()
+    await stack.services.config.reload()
     refused = await stack.client.post("/v1/completions", json=BODY)
     assert refused.status == 409
     assert "lmctl load tiny" in (await refused.json())["error"]["message"]

@@ -1,11 +1,14 @@
 """The store over real files: what serves, what is wrong, and what a reload changes."""
 
+import asyncio
 import logging
+import threading
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
+from lmd.config import store as store_module
 from lmd.config.store import ConfigStore, Reloaded, Snapshot, alias_clashes, check
 from lmd.errors import ConfigError, ModelNotFound
 
@@ -54,88 +57,88 @@ def test_wrong_settings_at_the_start_are_an_error(site: Site) -> None:
         site.store()
 
 
-def test_an_edit_counts_after_the_reload(site: Site) -> None:
+async def test_an_edit_counts_after_the_reload(site: Site) -> None:
     site.write("a", 'model = "m"')
     store = site.store()
     before = store.snapshot
     site.write("a", 'model = "m"\nsampling.temperature = 0.5')
     site.write("b", 'model = "m"')
     assert store.snapshot is before
-    reloaded = store.reload()
+    reloaded = await store.reload()
     assert reloaded.changed == ("a", "b")
     assert store.snapshot.presets["a"].sampling.temperature == 0.5
     assert before.presets["a"].sampling.temperature is None
 
 
-def test_a_deleted_preset_is_gone(site: Site) -> None:
+async def test_a_deleted_preset_is_gone(site: Site) -> None:
     path = site.write("a", 'model = "m"\naliases = ["x"]')
     store = site.store()
     path.unlink()
-    assert store.reload().changed == ("a",)
+    assert (await store.reload()).changed == ("a",)
     assert (store.snapshot.preset("a"), store.snapshot.preset("x")) == (None, None)
 
 
 @pytest.mark.parametrize(
     "bad", ["", "model = ", 'modle = "m"', "[load]\nparallel = 4", 'model = "m"\nextends = "gone"']
 )
-def test_a_wrong_edit_keeps_the_last_good_version_until_it_is_mended(site: Site, bad: str) -> None:
+async def test_a_wrong_edit_keeps_the_last_good_version_until_it_is_mended(site: Site, bad: str) -> None:
     site.write("a", 'model = "m"\naliases = ["x"]')
     store = site.store()
     good = store.snapshot.presets["a"]
     site.write("a", bad)
-    reloaded = store.reload()
+    reloaded = await store.reload()
     assert reloaded.changed == ()
     assert len(reloaded.problems) == 1
     assert reloaded.problems[0].file.endswith("a.toml")
     assert store.snapshot.preset("x") == good
-    assert store.reload().problems == reloaded.problems
+    assert (await store.reload()).problems == reloaded.problems
     site.write("a", 'model = "n"')
-    assert store.reload() == Reloaded(changed=("a",), settings=(), problems=(), notices=())
+    assert await store.reload() == Reloaded(changed=("a",), settings=(), problems=(), notices=())
     assert store.snapshot.presets["a"].model == "n"
 
 
-def test_a_preset_whose_base_turns_wrong_goes_on_with_the_last_good_base(site: Site) -> None:
+async def test_a_preset_whose_base_turns_wrong_goes_on_with_the_last_good_base(site: Site) -> None:
     site.write("base", 'model = "m"\nload.parallel = 2')
     site.write("leaf", 'extends = "base"')
     store = site.store()
     site.write("base", "load.parallel = 0")
     site.write("leaf", 'extends = "base"\nsampling.temperature = 0.1')
-    reloaded = store.reload()
+    reloaded = await store.reload()
     assert [Path(problem.file).name for problem in reloaded.problems] == ["base.toml"]
     leaf = store.snapshot.presets["leaf"]
     assert (leaf.load.parallel, leaf.sampling.temperature) == (2, 0.1)
 
 
-def test_a_deleted_base_leaves_those_that_extend_it_as_they_were(site: Site) -> None:
+async def test_a_deleted_base_leaves_those_that_extend_it_as_they_were(site: Site) -> None:
     base = site.write("base", "load.parallel = 2")
     site.write("leaf", 'extends = "base"\nmodel = "m"')
     store = site.store()
     base.unlink()
-    store.reload()
+    await store.reload()
     assert store.snapshot.presets["leaf"].load.parallel == 2
     assert "no preset file 'base.toml'" in messages(store)[0]
 
 
-def test_a_circle_that_an_edit_makes_changes_nothing_that_serves(site: Site) -> None:
+async def test_a_circle_that_an_edit_makes_changes_nothing_that_serves(site: Site) -> None:
     site.write("a", 'model = "m"')
     site.write("b", 'extends = "a"')
     store = site.store()
     before = dict(store.snapshot.presets)
     site.write("a", 'model = "m"\nextends = "b"')
-    assert store.reload().changed == ()
+    assert (await store.reload()).changed == ()
     assert store.snapshot.presets == before
     assert len(store.snapshot.problems) == 2
     assert all("presets extend each other" in message for message in messages(store))
 
 
-def test_an_edit_of_the_base_changes_all_that_extend_it(site: Site) -> None:
+async def test_an_edit_of_the_base_changes_all_that_extend_it(site: Site) -> None:
     site.write("base", "load.parallel = 2")
     site.write("leaf", 'extends = "base"\nmodel = "m"')
     store = site.store()
     assert list(store.snapshot.presets) == ["leaf"]
     assert list(store.snapshot.bases) == ["base"]
     site.write("base", "load.parallel = 3")
-    assert store.reload().changed == ("base", "leaf")
+    assert (await store.reload()).changed == ("base", "leaf")
     assert store.snapshot.presets["leaf"].load.parallel == 3
 
 
@@ -144,15 +147,15 @@ def test_a_preset_without_a_model_that_nobody_extends_is_a_mistake(site: Site) -
     assert "names no model, and no preset extends it" in messages(site.store())[0]
 
 
-def test_an_edited_template_changes_its_preset(site: Site) -> None:
+async def test_an_edited_template_changes_its_preset(site: Site) -> None:
     (site.presets / "t.jinja").write_text("one")
     site.write("a", 'model = "m"\nchat.template_file = "t.jinja"')
     store = site.store()
     (site.presets / "t.jinja").write_text("two")
-    assert store.reload().changed == ("a",)
+    assert (await store.reload()).changed == ("a",)
     assert store.snapshot.presets["a"].chat.template == "two"
     (site.presets / "t.jinja").unlink()
-    assert len(store.reload().problems) == 1
+    assert len((await store.reload()).problems) == 1
     assert store.snapshot.presets["a"].chat.template == "two"
 
 
@@ -177,39 +180,39 @@ def test_an_alias_that_is_another_preset_s_name_is_an_error(site: Site) -> None:
     assert f"'z' is the name of the preset in {z}" in messages(store)[0]
 
 
-def test_who_has_an_alias_keeps_it_against_a_newcomer(site: Site) -> None:
+async def test_who_has_an_alias_keeps_it_against_a_newcomer(site: Site) -> None:
     site.write("z", 'model = "m"\naliases = ["x"]')
     store = site.store()
     site.write("a", 'model = "m"\naliases = ["x"]')
     site.write("x", 'model = "m"')
-    reloaded = store.reload()
+    reloaded = await store.reload()
     assert reloaded.changed == ()
     assert {Path(problem.file).name for problem in reloaded.problems} == {"a.toml", "x.toml"}
     assert store.snapshot.preset("x") is store.snapshot.presets["z"]
 
 
-def test_an_edit_that_clashes_keeps_the_last_good_version(site: Site) -> None:
+async def test_an_edit_that_clashes_keeps_the_last_good_version(site: Site) -> None:
     site.write("a", 'model = "m"\naliases = ["x"]')
     site.write("b", 'model = "m"\naliases = ["y"]')
     store = site.store()
     # b gives up y, which c takes; but b's edit clashes with a, so b keeps y and c has to wait.
     site.write("b", 'model = "m"\naliases = ["x"]')
     site.write("c", 'model = "m"\naliases = ["y"]')
-    store.reload()
+    await store.reload()
     assert dict(store.snapshot.aliases) == {"x": "a", "y": "b"}
     assert [Path(problem.file).name for problem in store.snapshot.problems] == ["b.toml", "c.toml"]
     site.write("b", 'model = "m"')
-    assert store.reload().problems == ()
+    assert (await store.reload()).problems == ()
     assert dict(store.snapshot.aliases) == {"x": "a", "y": "c"}
 
 
-def test_two_presets_may_swap_aliases_in_one_edit(site: Site) -> None:
+async def test_two_presets_may_swap_aliases_in_one_edit(site: Site) -> None:
     site.write("a", 'model = "m"\naliases = ["x"]')
     site.write("b", 'model = "m"\naliases = ["y"]')
     store = site.store()
     site.write("a", 'model = "m"\naliases = ["y"]')
     site.write("b", 'model = "m"\naliases = ["x"]')
-    assert store.reload().problems == ()
+    assert (await store.reload()).problems == ()
     assert dict(store.snapshot.aliases) == {"y": "a", "x": "b"}
 
 
@@ -226,29 +229,29 @@ def test_aliases_that_are_model_keys_are_told_to_who_knows_the_models(site: Site
 # ── settings ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_wrong_settings_on_reload_keep_the_old_ones_and_the_presets_go_on(site: Site) -> None:
+async def test_wrong_settings_on_reload_keep_the_old_ones_and_the_presets_go_on(site: Site) -> None:
     store = site.store()
     before = store.snapshot.settings
     site.settings.write_text('[paths]\npresets = "elsewhere"\n[server]\nport = "x"\n')
     site.write("a", 'model = "m"')
-    reloaded = store.reload()
+    reloaded = await store.reload()
     assert reloaded.changed == ("a",)
     assert store.snapshot.settings == before
     assert messages(store) == [f'{site.settings}:4:1: server.port: expected an integer, not "x"']
 
 
-def test_a_change_that_can_count_at_once_counts_at_once(site: Site) -> None:
+async def test_a_change_that_can_count_at_once_counts_at_once(site: Site) -> None:
     store = site.store()
     site.settings.write_text('[paths]\npresets = "presets.d"\n[models]\nttl = "5m"\n')
-    reloaded = store.reload()
+    reloaded = await store.reload()
     assert reloaded.settings == ("models.ttl",)
     assert store.snapshot.settings.models.ttl == 300
 
 
-def test_a_change_of_port_waits_for_a_restart_and_says_so(site: Site) -> None:
+async def test_a_change_of_port_waits_for_a_restart_and_says_so(site: Site) -> None:
     store = site.store()
     site.settings.write_text('[paths]\npresets = "presets.d"\n[server]\nport = 4321\n')
-    reloaded = store.reload()
+    reloaded = await store.reload()
     assert (reloaded.settings, reloaded.problems) == ((), ())
     assert [str(notice) for notice in reloaded.notices] == [
         f"{site.settings}:4: server.port: takes effect when lmd is started again"
@@ -257,14 +260,14 @@ def test_a_change_of_port_waits_for_a_restart_and_says_so(site: Site) -> None:
     assert store.snapshot.origins["server.port"] == "default"
 
 
-def test_another_preset_directory_counts_at_once(site: Site) -> None:
+async def test_another_preset_directory_counts_at_once(site: Site) -> None:
     site.write("a", 'model = "m"')
     store = site.store()
     other = site.folder / "other"
     other.mkdir()
     (other / "b.toml").write_text('model = "m"')
     site.settings.write_text('[paths]\npresets = "other"\n')
-    assert store.reload().changed == ("a", "b")
+    assert (await store.reload()).changed == ("a", "b")
     assert list(store.snapshot.presets) == ["b"]
 
 
@@ -278,12 +281,12 @@ def test_a_default_preset_directory_may_be_missing(tmp_path: Path) -> None:
     assert check(tmp_path / "lmd.toml", environ={"HOME": str(tmp_path), "CONFIGURATION_DIRECTORY": str(tmp_path)}) == ()
 
 
-def test_a_directory_that_cannot_be_read_keeps_what_serves(site: Site) -> None:
+async def test_a_directory_that_cannot_be_read_keeps_what_serves(site: Site) -> None:
     site.write("a", 'model = "m"')
     store = site.store()
     site.presets.rename(site.folder / "moved")
     site.presets.write_text("a file in the directory's place")
-    assert store.reload().changed == ()
+    assert (await store.reload()).changed == ()
     assert "not a directory" in messages(store)[0]
     assert list(store.snapshot.presets) == ["a"]
 
@@ -309,28 +312,28 @@ def test_check_reads_no_file_that_is_not_there(tmp_path: Path) -> None:
     assert "no such file" in problem.message
 
 
-def test_subscribers_hear_of_changes_and_of_problems_and_of_nothing_else(site: Site) -> None:
+async def test_subscribers_hear_of_changes_and_of_problems_and_of_nothing_else(site: Site) -> None:
     path = site.write("a", 'model = "m"')
     store = site.store()
     heard: list[Reloaded] = []
     stop = store.subscribe(heard.append)
-    store.reload()
+    await store.reload()
     path.touch()
     path.write_text('model = "m"')
-    store.reload()
+    await store.reload()
     assert heard == []
     site.write("a", "x = 1")
-    store.reload()
-    store.reload()
+    await store.reload()
+    await store.reload()
     assert [len(reloaded.problems) for reloaded in heard] == [1]
     stop()
     stop()
     site.write("a", 'model = "n"')
-    store.reload()
+    await store.reload()
     assert len(heard) == 1
 
 
-def test_a_subscriber_that_fails_does_not_keep_the_others_from_hearing(
+async def test_a_subscriber_that_fails_does_not_keep_the_others_from_hearing(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = site.store()
@@ -343,7 +346,7 @@ def test_a_subscriber_that_fails_does_not_keep_the_others_from_hearing(
     store.subscribe(heard.append)
     site.write("a", 'model = "m"')
     with caplog.at_level(logging.ERROR):
-        store.reload()
+        await store.reload()
     assert len(heard) == 1
     assert "broken subscriber" in caplog.text
 
@@ -387,3 +390,29 @@ def test_a_snapshot_cannot_be_changed(site: Site) -> None:
         snapshot.presets["b"] = snapshot.presets["a"]  # type: ignore[index]
     with pytest.raises(ValueError, match="frozen"):
         snapshot.settings.server.port = 1
+
+
+async def test_slow_files_hold_up_nothing_and_what_is_read_last_counts(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = site.store()
+    loop = asyncio.get_running_loop()
+    begun, written, real = asyncio.Event(), threading.Event(), store_module.load_settings
+
+    def slow(*args: Any, **options: Any) -> Any:
+        loaded = real(*args, **options)
+        if not written.is_set():
+            loop.call_soon_threadsafe(begun.set)
+            assert written.wait(20), "the event loop stood still meanwhile"
+        return loaded
+
+    monkeypatch.setattr(store_module, "load_settings", slow)
+    first = asyncio.create_task(store.reload())
+    await begun.wait()
+    second = asyncio.create_task(store.reload())
+    before = store.snapshot
+    site.settings.write_text('[paths]\npresets = "presets.d"\n[models]\nttl = "7m"\n')
+    assert store.snapshot is before
+    written.set()
+    await asyncio.gather(first, second)
+    assert store.snapshot.settings.models.ttl == 420

@@ -16,6 +16,7 @@ from watchfiles import awatch
 from lmd.config import watch
 from lmd.config.store import ConfigStore, Reloaded
 from lmd.config.watch import Watched, fingerprint, folders, watch_files
+from tests.lmd.config.saving import SAVES, rename_over
 
 
 class Site(Protocol):
@@ -55,41 +56,6 @@ async def live(site: Site, request: pytest.FixtureRequest, monkeypatch: pytest.M
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-
-
-def truncate_and_write(path: Path, text: str) -> None:
-    path.write_text(text)
-
-
-def rename_over(path: Path, text: str) -> None:
-    other = path.with_name(f"{path.name}.tmp123")
-    other.write_text(text)
-    other.replace(path)
-
-
-def backup_and_rename(path: Path, text: str) -> None:
-    # vim with backupcopy=no: the old file moves aside, a swap file lives beside, the new one takes the name.
-    swap = path.with_name(f".{path.name}.swp")
-    swap.write_bytes(b"b0VIM 9.0")
-    path.rename(path.with_name(f"{path.name}~"))
-    path.write_text(text)
-    path.with_name(f"{path.name}~").unlink()
-    swap.unlink()
-
-
-def remove_and_create(path: Path, text: str) -> None:
-    path.unlink()
-    path.write_text(text)
-
-
-def write_in_pieces(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        for char in text:
-            file.write(char)
-            file.flush()
-
-
-SAVES = [truncate_and_write, rename_over, backup_and_rename, remove_and_create, write_in_pieces]
 
 
 @pytest.mark.parametrize("save", SAVES)
@@ -213,7 +179,7 @@ async def test_what_changed_before_the_watch_began_is_told(site: Site) -> None:
 async def watching(targets: Watched, **options: float) -> AsyncIterator[None]:
     """`watch_files` as an iterator of its calls."""
     called: asyncio.Queue[None] = asyncio.Queue()
-    task = asyncio.create_task(watch_files(lambda: targets, lambda: called.put_nowait(None), **options))
+    task = asyncio.create_task(watch_files(lambda: targets, lambda: called.put(None), **options))
     try:
         while True:
             async with asyncio.timeout(20):

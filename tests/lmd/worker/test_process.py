@@ -228,7 +228,7 @@ async def test_stop_lets_a_worker_end_by_itself(spawn):
     stream = worker.generate(say("forever"))
     await anext(stream)
     await worker.stop(30)
-    assert worker._process.returncode == 0
+    assert worker._child.returncode == 0
     with pytest.raises(Unloaded):
         await text_of(stream)
 
@@ -236,7 +236,7 @@ async def test_stop_lets_a_worker_end_by_itself(spawn):
 async def test_stop_forces_a_worker_that_does_not_listen(spawn):
     worker = await spawn("/fake/stubborn")
     await worker.stop(0.01)
-    assert worker._process.returncode == -signal.SIGKILL
+    assert worker._child.returncode == -signal.SIGKILL
 
 
 async def test_kill_gives_its_reason_to_everything_pending(spawn):

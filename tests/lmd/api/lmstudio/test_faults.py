@@ -155,7 +155,7 @@ async def test_management_can_be_switched_off_but_not_for_the_operator(
 ) -> None:
     config = tmp_path / "lmd.toml"
     config.write_text(config.read_text() + "[server]\nmanagement = false\n")
-    stack.services.config.reload()
+    await stack.services.config.reload()
     status, said = await managed(stack.client, path, body)
     assert (status, said["error"]["code"]) == (403, "forbidden")
 
