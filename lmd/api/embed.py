@@ -5,6 +5,7 @@ As `lmd.api.generate` for text, and as that nothing here knows HTTP or a dialect
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from lmd.worker.messages import Embedded, PromptText, PromptTokens
 if TYPE_CHECKING:
     from lmd.api.served import Served
     from lmd.api.services import Services
+    from lmd.loading import LoadedModel
     from lmd.pool.lease import Lease
 
 _RANK = 4
@@ -31,12 +33,15 @@ _RANK = 4
 class Vectors:
     """One vector for each text, in order, of ``width`` components. ``data``: little-endian float32."""
 
-    model: str
-    """The name asked for, made canonical."""
+    served: Served
+    loaded: LoadedModel
+    """What computed them."""
     width: int
     data: bytes
     n_tokens: int
     """Of all texts."""
+    seconds: float
+    """From the request to the last vector, without loading the model."""
 
     def packed(self) -> Iterator[memoryview]:
         step = 4 * self.width
@@ -85,9 +90,11 @@ async def embed(
         parts: list[PromptText | PromptTokens] = [
             PromptText(text) if isinstance(text, str) else PromptTokens(list(text)) for text in texts
         ]
+        begun = time.monotonic()
         answer = await lease.embed(parts, dimensions)
         _note(answer)
-        return Vectors(served.name, answer.width, answer.data, answer.n_tokens)
+        seconds = time.monotonic() - begun
+        return Vectors(served, lease.loaded, answer.width, answer.data, answer.n_tokens, seconds)
 
 
 async def rerank(

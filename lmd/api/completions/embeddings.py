@@ -1,8 +1,8 @@
 """OpenAI's embeddings, which LM Studio serves too: ``POST …/embeddings``."""
 
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NotRequired
 
 import msgspec
 from aiohttp import web
@@ -10,6 +10,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from lmd.api.body import Body, read_body
+from lmd.api.completions.shapes import ModelInfo, Runtime, Stats
 from lmd.api.embed import Vectors, embed
 from lmd.api.middleware import json_body
 from lmd.api.services import services_of
@@ -42,19 +43,29 @@ class EmbeddingsUsage(TypedDict):
 
 
 class Embeddings(TypedDict):
+    """The last three fields are v0's."""
+
     object: Literal["list"]
     data: list[Embedding]
     model: str
     usage: EmbeddingsUsage
+    stats: NotRequired[Stats]
+    model_info: NotRequired[ModelInfo]
+    runtime: NotRequired[Runtime]
 
 
-async def respond_embeddings(request: web.Request) -> web.Response:
+Extras = Callable[[Vectors], Mapping[str, Any]]
+"""What a dialect adds to the answer."""
+
+
+async def respond_embeddings(request: web.Request, extras: Extras | None = None) -> web.Response:
     said = read_body(EmbeddingsBody, await json_body(request))
     vectors = await embed(
         services_of(request), said.model, _texts(said), dimensions=said.dimensions, ttl=ttl_of(said.ttl)
     )
     answer = encode_embeddings(vectors, base64=said.encoding_format == "base64")
-    return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+    more = extras(vectors) if extras is not None else {}
+    return web.Response(body=msgspec.json.encode({**answer, **more}), content_type="application/json")
 
 
 def _texts(said: EmbeddingsBody) -> list[str | list[int]]:
@@ -82,6 +93,6 @@ def encode_embeddings(vectors: Vectors, *, base64: bool) -> Embeddings:
     return {
         "object": "list",
         "data": [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)],
-        "model": vectors.model,
+        "model": vectors.served.name,
         "usage": {"prompt_tokens": vectors.n_tokens, "total_tokens": vectors.n_tokens},
     }

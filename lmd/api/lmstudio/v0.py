@@ -14,6 +14,7 @@ from lmd.api.completions.decode import decode_chat, decode_completion
 from lmd.api.completions.embeddings import Embeddings, EmbeddingsBody, respond_embeddings
 from lmd.api.completions.encode import Extras
 from lmd.api.completions.shapes import ChatCompletion, Completion, OpenAIError
+from lmd.api.embed import Vectors
 from lmd.api.generate import Generation
 from lmd.api.lmstudio.models import v0_model, v0_models
 from lmd.api.lmstudio.shapes import V0Model, V0Models
@@ -22,6 +23,7 @@ from lmd.api.services import Services, services_of
 from lmd.generation import FinishReason, Usage
 
 if TYPE_CHECKING:
+    from lmd.api.served import Served
     from lmd.loading import LoadedModel
 
 _STOP_REASONS: Mapping[FinishReason, str] = {
@@ -64,7 +66,7 @@ OPERATIONS = (
         body=CompletionBody, answer=Completion, error=OpenAIError, streams=True,
     ),
     Operation(
-        method="POST", path="/api/v0/embeddings", summary="Turn texts into vectors",
+        method="POST", path="/api/v0/embeddings", summary="Turn texts into vectors, with statistics",
         body=EmbeddingsBody, answer=Embeddings, error=OpenAIError,
     ),
 )  # fmt: skip
@@ -91,31 +93,49 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
-    return await respond_embeddings(request)
+    services = services_of(request)
+
+    def extras(vectors: Vectors) -> Mapping[str, Any]:
+        return {"stats": vector_stats(vectors), **_machine(services, vectors.served, vectors.loaded)}
+
+    return await respond_embeddings(request, extras)
 
 
 def _extras(services: Services, generation: Generation) -> Extras:
     def extras(usage: Usage, reason: FinishReason) -> Mapping[str, Any]:
-        header = generation.served.target.model.header
-        loaded: LoadedModel | None = generation.loaded
         draft = generation.served.wanted.draft
-        facts = services.pool.facts
-        return {
-            "stats": stats(usage, reason, draft.key if draft is not None else None),
-            "model_info": {
-                "arch": header.architecture,
-                "quant": header.quantization,
-                "format": "gguf",
-                "context_length": loaded.context_length if loaded is not None else header.context_length,
-            },
-            "runtime": {
-                "name": "llama.cpp",
-                "version": facts.llama_cpp if facts is not None else "",
-                "supported_formats": ["gguf"],
-            },
-        }
+        told = stats(usage, reason, draft.key if draft is not None else None)
+        return {"stats": told, **_machine(services, generation.served, generation.loaded)}
 
     return extras
+
+
+def _machine(services: Services, served: Served, loaded: LoadedModel | None) -> dict[str, Any]:
+    header = served.target.model.header
+    facts = services.pool.facts
+    return {
+        "model_info": {
+            "arch": header.architecture,
+            "quant": header.quantization,
+            "format": "gguf",
+            "context_length": loaded.context_length if loaded is not None else header.context_length,
+        },
+        "runtime": {
+            "name": "llama.cpp",
+            "version": facts.llama_cpp if facts is not None else "",
+            "supported_formats": ["gguf"],
+        },
+    }
+
+
+def vector_stats(vectors: Vectors) -> dict[str, Any]:
+    """Of vectors, which come all at once: tokens are those of the texts, and there is nothing after the first."""
+    return {
+        "tokens_per_second": vectors.n_tokens / vectors.seconds if vectors.seconds > 0 else 0.0,
+        "time_to_first_token": vectors.seconds,
+        "generation_time": 0.0,
+        "stop_reason": _STOP_REASONS[FinishReason.EOG],
+    }
 
 
 def stats(usage: Usage, reason: FinishReason, draft: str | None) -> dict[str, Any]:

@@ -19,6 +19,9 @@ STATUS = one_of("downloading", "paused", "completed", "failed")
 STARTED = obj(
     {"job_id": TEXT, "status": STATUS, "total_size_bytes": COUNT, "started_at": MOMENT}, {"completed_at": MOMENT}
 )
+REFUSED = obj({"error": obj(
+    {"message": TEXT, "type": one_of("invalid_request", "model_not_found")}, {"code": TEXT, "param": TEXT},
+)})  # fmt: skip
 ALREADY = obj({"status": one_of("already_downloaded")})
 JOB = obj(
     {"job_id": TEXT, "status": STATUS},
@@ -71,8 +74,8 @@ async def test_a_model_is_fetched_and_how_far_it_is_can_be_asked(hub: FakeHub, l
 async def test_what_the_hub_does_not_have_is_told(hub: FakeHub, lmd: Daemon) -> None:
     for body in ({"model": "lab/nothing"}, {"model": "lab/tiny-GGUF", "quantization": "Q2_K"}):
         status, said = await call(lmd, "POST", "download", body)
-        assert 400 <= status < 500, said
-        assert said["error"]["message"]
+        assert status == 404
+        valid(said, REFUSED)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.conftest import MODELS
 from tests.lmd.api.wire import (
     BOOLEAN,
     COUNT,
@@ -24,6 +25,7 @@ from tests.lmd.api.wire import (
     one_of,
     valid,
 )
+from tests.models.bert_model import BertShape, bert_weights, wordpiece_vocabulary, write_bert
 
 COUNT_TO_5 = "1, 2, 3, 4, 5."
 FORMAT = one_of("gguf", "mlx")
@@ -68,12 +70,41 @@ def v0_answer(kind: str, choice: Schema) -> Schema:
 
 
 REASON = one_of("stop", "length", "tool_calls")
+CALL = obj({"id": TEXT, "type": one_of("function"), "function": obj({"name": TEXT, "arguments": STRING})})
 V0_CHAT = v0_answer(
     "chat.completion",
     obj({"index": COUNT, "logprobs": NULL, "finish_reason": REASON,
-         "message": obj({"role": one_of("assistant"), "content": STRING})}),
+         "message": obj({"role": one_of("assistant"), "content": any_of(STRING, NULL)},
+                        {"tool_calls": array(CALL)})}),
 )  # fmt: skip
 V0_TEXT = v0_answer("text_completion", obj({"index": COUNT, "logprobs": NULL, "finish_reason": REASON, "text": STRING}))
+
+
+def v0_chunk(kind: str, said: Schema) -> Schema:
+    """What a stream holds before its last chunk, which has more."""
+    choice = obj({"index": COUNT, "finish_reason": any_of(REASON, NULL), **said}, {"logprobs": NULL})
+    return obj(
+        {"id": TEXT, "object": one_of(kind), "created": COUNT, "model": TEXT, "choices": array(choice)},
+        {"system_fingerprint": TEXT, "usage": NULL},
+    )
+
+
+V0_CHAT_CHUNK = v0_chunk("chat.completion.chunk", {"delta": obj({}, {
+    "role": one_of("assistant"), "content": any_of(STRING, NULL),
+    "tool_calls": array(obj(
+        {"index": COUNT, "function": obj({}, {"name": TEXT, "arguments": STRING})},
+        {"id": TEXT, "type": one_of("function")},
+    )),
+})})  # fmt: skip
+V0_TEXT_CHUNK = v0_chunk("text_completion", {"text": STRING})
+V0_VECTORS = obj({
+    "object": one_of("list"), "model": TEXT, **MEASURED,
+    "data": array(obj({"object": one_of("embedding"), "index": COUNT, "embedding": array({"type": "number"})})),
+    "usage": obj({"prompt_tokens": COUNT, "total_tokens": COUNT}),
+})  # fmt: skip
+V0_ERROR = obj({"error": obj(
+    {"message": TEXT, "type": TEXT, "param": any_of(TEXT, NULL), "code": any_of(TEXT, NULL)},
+)})  # fmt: skip
 
 # ── v1 ──
 
@@ -83,23 +114,37 @@ CONFIG = obj(
      "offload_kv_cache_to_gpu": BOOLEAN},
     {"num_experts": COUNT},
 )  # fmt: skip
-V1_MODELS = obj({"models": array(obj(
-    {
-        "type": one_of("llm", "embedding"), "publisher": STRING, "key": TEXT, "display_name": TEXT,
-        "architecture": TEXT, "size_bytes": COUNT, "params_string": TEXT, "max_context_length": COUNT,
-        "quantization": obj({"name": TEXT, "bits_per_weight": SECONDS}), "format": FORMAT,
-        "loaded_instances": array(obj({"id": TEXT, "config": CONFIG})), "description": any_of(TEXT, NULL),
-        "capabilities": obj(
-            {"vision": BOOLEAN, "trained_for_tool_use": BOOLEAN},
-            {"reasoning": obj({"allowed_options": array(EFFORT), "default": EFFORT})},
-        ),
-    },
-    {"variants": array(TEXT), "selected_variant": TEXT},
-))})  # fmt: skip
-LOADED = obj(
-    {"type": one_of("llm", "embedding"), "instance_id": TEXT, "load_time_seconds": SECONDS, "status": one_of("loaded")},
-    {"load_config": CONFIG},
-)
+ENCODER_CONFIG = obj({"context_length": COUNT})
+
+
+def v1_model(kind: str, config: Schema, more: dict[str, Schema]) -> Schema:
+    return obj(
+        {
+            "type": one_of(kind), "publisher": STRING, "key": TEXT, "display_name": TEXT,
+            "size_bytes": COUNT, "params_string": TEXT, "max_context_length": COUNT,
+            "quantization": obj({"name": TEXT, "bits_per_weight": SECONDS}), "format": FORMAT,
+            "loaded_instances": array(obj({"id": TEXT, "config": config})), **more,
+        },
+        {"variants": array(TEXT), "selected_variant": TEXT},
+    )  # fmt: skip
+
+
+OF_LLM = {
+    "architecture": TEXT, "description": any_of(TEXT, NULL),
+    "capabilities": obj(
+        {"vision": BOOLEAN, "trained_for_tool_use": BOOLEAN},
+        {"reasoning": obj({"allowed_options": array(EFFORT), "default": EFFORT})},
+    ),
+}  # fmt: skip
+V1_MODELS = obj({"models": array(any_of(v1_model("llm", CONFIG, OF_LLM), v1_model("embedding", ENCODER_CONFIG, {})))})
+
+
+def loaded_as(kind: str, config: Schema) -> Schema:
+    known = {"type": one_of(kind), "instance_id": TEXT, "load_time_seconds": SECONDS, "status": one_of("loaded")}
+    return obj(known, {"load_config": config})
+
+
+LOADED = loaded_as("llm", CONFIG)
 CHAT = obj(
     {
         "model_instance_id": TEXT,
@@ -139,9 +184,14 @@ EVENTS = {
 
 
 @pytest.fixture(scope="module")
-def url(start_daemon: Any) -> Any:
+def url(start_daemon: Any, tmp_path_factory: Any) -> Any:
     """A daemon of its own: the tour loads and unloads."""
-    daemon = start_daemon(presets={"counter": 'model = "tiny-chat"\n[sampling]\ntemperature = 0\n'})
+    words = wordpiece_vocabulary(["hello", "world"])
+    encoder = tmp_path_factory.mktemp("tour") / "tiny-bert.gguf"
+    write_bert(encoder, bert_weights(BertShape(), words.n_tokens), words, BertShape())
+    models = [MODELS / "tiny-chat.gguf", MODELS / "tiny-draft.gguf", encoder]
+    presets = {"counter": 'model = "tiny-chat"\n[sampling]\ntemperature = 0\n'}
+    daemon = start_daemon(presets=presets, models=models)
     yield daemon.url
     daemon.stop()
 
@@ -172,6 +222,22 @@ def streamed(url: str, **more: Any) -> list[tuple[str, Any]]:
     return found
 
 
+def v0_stream(url: str, path: str, body: Any, schema: Schema, *, include_usage: bool = False) -> tuple[list[Any], Any]:
+    """A stream's chunks and the last one, which alone has measures, and where it was asked for the usage."""
+    more = {"stream": True, "stream_options": {"include_usage": include_usage}}
+    status, text = ask(url, "POST", f"/api/v0/{path}", {**body, **more})
+    assert status == 200
+    *parts, last = chunks(text)
+    for part in parts:
+        valid(part, schema)
+    valid({name: last[name] for name in MEASURED}, obj(MEASURED))
+    plain = {name: value for name, value in last.items() if name not in MEASURED}
+    valid({**plain, "usage": None} if include_usage else plain, schema)
+    if include_usage:
+        valid(last["usage"], USAGE)
+    return parts, last
+
+
 def said(answer: Any) -> str:
     return "".join(item["content"] for item in answer["output"] if item["type"] == "message")
 
@@ -194,7 +260,8 @@ def test_v0_lists_models_with_state_and_capabilities(url: str) -> None:
     unload(url)
     schema = obj({"object": one_of("list"), "data": array(V0_MODEL)})
     models = {one["id"]: one for one in get(url, "/api/v0/models", schema)["data"]}
-    assert set(models) == {"tiny-chat", "tiny-draft", "counter"}
+    assert set(models) == {"tiny-chat", "tiny-draft", "counter", "tiny-bert"}
+    assert (models["tiny-bert"]["type"], models["tiny-bert"]["capabilities"]) == ("embeddings", [])
     assert (models["tiny-chat"]["state"], models["tiny-chat"]["capabilities"]) == ("not-loaded", ["tool_use"])
     post(url, "/api/v1/models/load", {"model": "tiny-chat", "context_length": 1024}, LOADED)
     one = get(url, "/api/v0/models/tiny-chat", V0_MODEL)
@@ -205,7 +272,16 @@ def test_v0_lists_models_with_state_and_capabilities(url: str) -> None:
 def test_v0_does_not_know_what_is_not_there(url: str) -> None:
     status, text = ask(url, "GET", "/api/v0/models/nothing")
     assert status == 404
-    assert json.loads(text)["error"]["code"] == "model_not_found"
+    assert valid(json.loads(text), V0_ERROR)["error"]["code"] == "model_not_found"
+    for path, body in (
+        ("chat/completions", {"messages": [{"role": "user", "content": "Hello"}]}),
+        ("chat/completions", {"messages": [{"role": "user", "content": "Hello"}], "stream": True}),
+        ("completions", {"prompt": "Hello"}),
+        ("completions", {"prompt": "Hello", "stream": True}),
+        ("embeddings", {"input": "Hello"}),
+    ):
+        error = post(url, f"/api/v0/{path}", {"model": "nothing", **body}, V0_ERROR, 404)["error"]
+        assert error["code"] == "model_not_found"
 
 
 def test_v0_chats_and_completions_are_measured(url: str) -> None:
@@ -223,13 +299,38 @@ def test_v0_chats_and_completions_are_measured(url: str) -> None:
 @pytest.mark.parametrize("include_usage", [False, True])
 def test_v0_measures_ride_on_the_last_chunk(url: str, include_usage: bool) -> None:
     body = {"model": "tiny-chat", "messages": [{"role": "user", "content": "Count to 5."}], "temperature": 0, "n": 2}
-    more = {"stream": True, "stream_options": {"include_usage": include_usage}}
-    status, text = ask(url, "POST", "/api/v0/chat/completions", {**body, **more})
-    assert status == 200
-    *parts, last = chunks(text)
-    assert all("stats" not in part and "runtime" not in part for part in parts)
-    valid({name: last[name] for name in MEASURED}, obj(MEASURED))
+    parts, last = v0_stream(url, "chat/completions", body, V0_CHAT_CHUNK, include_usage=include_usage)
     assert (last["choices"] == []) is include_usage
+    told = "".join(part["choices"][0]["delta"].get("content") or "" for part in parts if part["choices"][0]["index"])
+    assert told == COUNT_TO_5
+
+
+@pytest.mark.parametrize("include_usage", [False, True])
+def test_v0_completions_stream_too(url: str, include_usage: bool) -> None:
+    body = {"model": "tiny-chat", "prompt": "<|im_start|>user\nCount to 5.<|im_end|>\n<|im_start|>assistant\n",
+            "temperature": 0}  # fmt: skip
+    parts, last = v0_stream(url, "completions", body, V0_TEXT_CHUNK, include_usage=include_usage)
+    assert "".join(part["choices"][0]["text"] for part in [*parts, last] if part["choices"]) == COUNT_TO_5
+    assert last["stats"]["stop_reason"] == "eosFound"
+
+
+def test_v0_tool_calls_are_a_reason_to_stop(url: str) -> None:
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tool = {"name": "get_weather", "description": "The weather in a city", "parameters": city}
+    body = {"model": "tiny-chat", "temperature": 0, "tools": [{"type": "function", "function": tool}],
+            "messages": [{"role": "user", "content": "What is the weather in Paris and Tokyo?"}]}  # fmt: skip
+    answer = post(url, "/api/v0/chat/completions", body, V0_CHAT)
+    assert (answer["stats"]["stop_reason"], len(answer["choices"][0]["message"]["tool_calls"])) == ("toolCalls", 2)
+    _, last = v0_stream(url, "chat/completions", body, V0_CHAT_CHUNK)
+    assert last["stats"]["stop_reason"] == "toolCalls"
+
+
+def test_v0_embeddings_are_measured(url: str) -> None:
+    body = {"model": "tiny-bert", "input": ["hello world", "world"]}
+    answer = post(url, "/api/v0/embeddings", body, V0_VECTORS)
+    assert [one["index"] for one in answer["data"]] == [0, 1]
+    assert answer["stats"]["tokens_per_second"] > 0
+    assert answer["model_info"]["arch"] == "bert"
 
 
 def test_the_openai_client_works_with_v0_as_its_base(url: str) -> None:
@@ -269,6 +370,16 @@ def test_v1_loads_lists_and_unloads(url: str) -> None:
     assert post(url, "/api/v1/models/load", {"model": "tiny-chat"}, LOADED).keys() == {
         "type", "instance_id", "load_time_seconds", "status",
     }  # fmt: skip
+
+
+def test_v1_embedding_models_are_told_without_what_they_do_not_have(url: str) -> None:
+    body = {"model": "tiny-bert", "echo_load_config": True}
+    loaded = post(url, "/api/v1/models/load", body, loaded_as("embedding", ENCODER_CONFIG))
+    models = {one["key"]: one for one in get(url, "/api/v1/models", V1_MODELS)["models"]}
+    bert = models["tiny-bert"]
+    assert bert["type"] == "embedding"
+    assert bert["loaded_instances"] == [{"id": loaded["instance_id"], "config": loaded["load_config"]}]
+    unload(url)
 
 
 @pytest.mark.parametrize(
