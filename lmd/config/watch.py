@@ -8,6 +8,7 @@ status decides, and it must have stood still for a moment, so that one save is o
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +59,14 @@ def folders(watched: Watched) -> frozenset[Path]:
     not exist, the nearest that does. Blocks on the file system."""
     wanted = {watched.folder, *(path.parent for path in watched.files)}
     with contextlib.suppress(OSError):
-        wanted.update(path.resolve().parent for path in preset_paths(watched.folder) if path.is_symlink())
-    wanted.update(path.resolve().parent for path in watched.files if path.is_symlink())
+        wanted.update(_target(path).parent for path in preset_paths(watched.folder) if path.is_symlink())
+    wanted.update(_target(path).parent for path in watched.files if path.is_symlink())
     return frozenset(_nearest(folder) for folder in wanted)
+
+
+def _target(link: Path) -> Path:
+    # Not `resolve`: it raises RuntimeError, or OSError, for a link that leads to itself.
+    return Path(os.path.realpath(link))
 
 
 def _nearest(folder: Path) -> Path:

@@ -273,3 +273,10 @@ async def test_a_preset_that_comes_and_goes_between_looks_does_not_stay(site: Si
     before = fingerprint(targets)
     site.write("b", 'model = "m"').unlink()
     assert fingerprint(targets) != before
+
+
+def test_a_link_that_leads_to_itself_is_looked_at_where_it_is(site: Site) -> None:
+    site.presets.mkdir(exist_ok=True)
+    loop = site.presets / "loop.toml"
+    loop.symlink_to(loop)
+    assert site.presets in folders(Watched(site.presets, frozenset({loop})))
