@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
@@ -20,7 +21,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from lmd.errors import LmdError, NotFound
+from lmd.errors import DiskFull, LmdError, NotFound
 from lmd.generation import ImagePart, Message, Part, Role, TextPart, ToolCall
 
 log = logging.getLogger(__name__)
@@ -205,11 +206,22 @@ class Conversations:
             with self._opened as db:
                 db.execute("BEGIN IMMEDIATE")
                 yield db
-        except (sqlite3.Error, OSError, msgspec.DecodeError) as error:
+        except (sqlite3.Error, OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            if _is_full(error):
+                raise DiskFull(
+                    f"There is no room to store conversations in {self._file}.",
+                    hint='Send "store": false, or make room.',
+                ) from error
             raise LmdError(
                 f"The stored conversations ({self._file}) cannot be used: {error}.",
                 hint='Send "store": false, or see to the file: moved away, it is made anew.',
             ) from error
+
+
+def _is_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 def _open(file: Path) -> sqlite3.Connection:

@@ -173,7 +173,7 @@ def _read(file: Path) -> list[Token]:
         stored = msgspec.json.decode(file.read_bytes(), type=_Stored)
     except FileNotFoundError:
         return []
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LmdError(
             f"The tokens in {file} cannot be read: {error}.", hint="Restore it, or move it away and make new ones."
         ) from error

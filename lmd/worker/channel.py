@@ -16,6 +16,9 @@ import msgspec
 MAX_FRAME = 256 * 2**20
 """Bytes in one frame's payload. Far above the largest prompt ([server] max_body), far below what could hurt."""
 
+NO_MESSAGE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding a payload raises that is no message."""
+
 _LENGTH = struct.Struct("<I")
 _ENCODER = msgspec.msgpack.Encoder()
 
@@ -159,5 +162,5 @@ class Channel(Generic[In, Out]):
             for payload in self._frames.feed(data):
                 try:
                     self._received.append(self._decode(payload))
-                except msgspec.MsgspecError as exc:
+                except NO_MESSAGE as exc:
                     raise BadFrame(f"a frame is no message: {exc}") from exc

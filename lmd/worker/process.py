@@ -19,7 +19,7 @@ from lmd.errors import BY_CODE, ContextLengthExceeded, LmdError, LoadFailed, Unl
 from lmd.loading import LoadedModel, WorkerFacts
 from lmd.log import fields
 from lmd.worker.cgroup import oom_kills
-from lmd.worker.channel import BadFrame, FrameDecoder, encode_frame
+from lmd.worker.channel import NO_MESSAGE, BadFrame, FrameDecoder, encode_frame
 from lmd.worker.child import Child
 from lmd.worker.death import explain
 from lmd.worker.mailbox import Mailbox
@@ -311,7 +311,7 @@ class WorkerProcess:
                         mailboxes[output.id].put(output)
                 else:
                     self._dispatch(message)
-        except (BadFrame, msgspec.MsgspecError) as exc:
+        except (BadFrame, *NO_MESSAGE) as exc:
             self._lied(f"sent something that is no message ({exc})")
         except KeyError as exc:
             self._lied(f"answered a request that it was not given (id {exc})")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lmd.conversations import Conversations, Response
-from lmd.errors import LmdError, NotFound
+from lmd import conversations
+from lmd.conversations import Conversations, Response, _open
+from lmd.errors import DiskFull, LmdError, NotFound
 from lmd.generation import ImagePart, Message, Role, TextPart, ToolCall
 
 
@@ -172,3 +173,21 @@ async def test_a_file_that_cannot_be_used_says_what_to_do(rig: Rig, content: byt
         rig.file.write_bytes(content)
     with pytest.raises(LmdError, match="moved away"):
         await rig.store.add(said("a"))
+
+
+async def test_a_full_disk_is_told_as_such_and_what_is_stored_stays(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await rig.store.add(said("a"))
+    await rig.store.close()
+
+    def open_with_little_room(file: Path) -> sqlite3.Connection:
+        db = _open(file)
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        db.execute(f"PRAGMA max_page_count = {pages}")
+        return db
+
+    monkeypatch.setattr(conversations, "_open", open_with_little_room)
+    store = Conversations(rig.file, lambda: rig.limits)
+    with pytest.raises(DiskFull, match="no room"):
+        await store.add(said("b", ask="x" * 100_000))
+    assert [row.id for row in await store.rows()] == ["a"]
+    await store.close()

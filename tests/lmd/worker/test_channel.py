@@ -66,7 +66,16 @@ def test_messages_sent_before_the_end_are_given_before_the_end_is_told(pair):
         channel.poll(None)
 
 
-@pytest.mark.parametrize("frame", [b"\xff\xff\xff\xff", b"\x01\x00\x00\x00\xc1", bytes(encode_frame(Text(1, "no")))])
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\xff\xff\xff\xff",
+        b"\x01\x00\x00\x00\xc1",
+        bytes(encode_frame(Text(1, "no"))),
+        bytes(encode_frame(Cancel(1))).replace(b"cancel", b"canc\xffl"),  # msgspec's error is UnicodeDecodeError then
+        bytes(encode_frame(msgspec.Raw(b"\x91" * 100_000 + b"\xc0"))),
+    ],
+)
 def test_what_is_no_message_is_refused(pair, frame):
     ours, channel = pair
     ours.sendall(frame)
