@@ -98,11 +98,11 @@ class TextStream:
 
         Returns the text before it and the marker. `Malformed` at the end of the text, or beyond ``limit`` characters.
         """
-        pattern = _pattern(tuple(markers))
+        markers = tuple(markers)
         longest = max(map(len, markers))
         scanned = 0
         while True:
-            match = pattern.search(self.text, self.pos + scanned)
+            match = first_of(markers, self.text, self.pos + scanned)
             if match is not None:
                 if (yield from self._longer_may_come(match, markers)):
                     continue
@@ -125,14 +125,23 @@ class TextStream:
         return False
 
 
-def held_back(text: str, markers: Sequence[str]) -> int:
+def held_back(text: str, markers: tuple[str, ...]) -> int:
     """How many characters at the end of ``text`` may be the beginning of a marker, blanks before it included."""
-    longest = max(map(len, markers), default=0)
-    for size in range(min(longest - 1, len(text)), 0, -1):
-        tail = text[-size:]
-        if any(marker.startswith(tail) for marker in markers if len(marker) > size):
-            break
-    else:
-        size = 0
-    body = text[: len(text) - size]
+    beginnings, longest = _beginnings(markers)
+    size = min(longest, len(text))
+    while size and text[-size:] not in beginnings:
+        size -= 1
+    body = text[:-size] if size else text
     return size + len(body) - len(body.rstrip())
+
+
+@lru_cache(maxsize=1024)
+def _beginnings(markers: tuple[str, ...]) -> tuple[frozenset[str], int]:
+    """Every beginning of a marker that is not the whole of it, and the longest one's length: asked for each token."""
+    found = frozenset(marker[:size] for marker in markers for size in range(1, len(marker)))
+    return found, max(map(len, found), default=0)
+
+
+def first_of(markers: tuple[str, ...], text: str, start: int = 0) -> re.Match[str] | None:
+    """The first of ``markers`` in ``text`` from ``start`` on, the longest where several begin there."""
+    return _pattern(markers).search(text, start) if markers else None
