@@ -10,22 +10,28 @@ from dataclasses import dataclass
 
 from llguidance.gbnf_to_lark import any_to_lark
 
-from lmd.chat.formats import Format, Style
+from lmd.chat.formats import Format
 from lmd.chat.grammar import CallGrammar, json_rule, literal, object_schema, until
 from lmd.chat.schema import check_grammar, check_schema
 from lmd.errors import InvalidRequest, Unsupported
 from lmd.generation import ResponseFormat, Tool, ToolChoice
 
+ANY = r"/(.|\n)*/"
+_SLASHES = re.compile(r"\\.|/|\n", re.DOTALL)
+_WORDS = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|/(?:[^/\\\n]|\\.)+/|\w+')
+"""Strings, comments, regexes and names of a Lark grammar."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConstraintSpec:
-    """As `worker.messages.Constraint` takes it. ``triggers``: free until one of them, then held from its start on."""
+    """As `worker.messages.Constraint` takes it. ``triggers``: free until one of them, then held from its start on.
+
+    Every call that the answer can contain satisfies its schema, so arguments may be given out as they come.
+    """
 
     kind: str
     source: str
     triggers: tuple[str, ...] = ()
-    whole_calls: bool = False
-    """Every call that the answer can contain satisfies its schema, so arguments may be given out as they come."""
 
 
 def constrain(
@@ -45,74 +51,116 @@ def constrain(
     if mode == "named":
         tools = [tool for tool in tools if tool.name == tool_choice.name]
     if mode == "none":
-        return _held(format_, answer, {}, reasoning_open) if answer else None
+        return _held(format_, reasoning_open, answer=answer) if answer else None
     grammar = CallGrammar(format_, tools, many=parallel and mode != "named")
-    rules = grammar.rules()
-    if mode in {"required", "named"}:
-        spec: ConstraintSpec | None = _held(format_, "calls", {"calls": rules}, reasoning_open)
-    elif answer:
-        spec = _held(format_, f"calls | {answer}", {"calls": rules}, reasoning_open)
-    else:
-        spec = _lazy(format_, rules)
-    if spec is None:
-        return None
-    return ConstraintSpec(
-        kind=spec.kind,
-        source=spec.source,
-        triggers=spec.triggers,
-        whole_calls=grammar.exact or mode in {"required", "named"},
-    )
+    if mode == "auto" and not answer:
+        if format_.opens_calls:
+            return _lazy(format_, grammar.rules(loose=True))
+        return _held(format_, reasoning_open, answer=_any_text(format_, tools), calls=grammar.rules(), preamble=True)
+    return _held(format_, reasoning_open, answer=answer if mode == "auto" else "", calls=grammar.rules())
 
 
-def _lazy(format_: Format, rules: str) -> ConstraintSpec | None:
-    """Free until the model opens a call."""
-    if format_.style is Style.CHANNELS:
-        trigger = "to=functions."
-    elif format_.opening:
-        trigger = format_.opening
-    else:
-        trigger = f'{{"{format_.json.name}": "'
-    source = "start: calls\n" + rules
+def _lazy(format_: Format, rules: str) -> ConstraintSpec:
+    """Free until the model opens a call, in its reasoning too: a call may end that."""
+    source = "start: lmd_calls\n" + rules
     check_grammar(source, "tools")
-    return ConstraintSpec(kind="lark", source=source, triggers=(trigger,))
+    return ConstraintSpec(kind="lark", source=source, triggers=format_.triggers)
 
 
-def _held(format_: Format, answer: str, rules: dict[str, str], reasoning_open: bool) -> ConstraintSpec:
-    """``answer`` from the first token, after a reasoning block where there may be one."""
-    head, _, more = answer.partition("\n")
-    lead = ""
+def _any_text(format_: Format, tools: Sequence[Tool]) -> str:
+    """As `_answer`: any text but one that begins like a call which no marker of its own opens."""
     if format_.header is not None:
-        return _held_in_channels(format_, head, more, rules)
+        return f"LMD_TEXT\nLMD_TEXT: {ANY}"
+    if format_.prefill:
+        before = _without("(.|\\n)*" + _escaped(format_.call_start))
+        return f"LMD_TEXT | {until(format_.call_start)} lmd_calls\nLMD_TEXT: {before}"
+    keys = format_.json
+    names = [keys.wrapper or (keys.id if keys.id_first else keys.name)]
+    if not names[0]:
+        names = [tool.name for tool in tools]
+    begun = _without(r'\s*\{\s*"(' + "|".join(map(_escaped, names)) + r')"\s*:')
+    return f"LMD_TEXT\nLMD_TEXT: {begun}"
+
+
+def _without(start: str) -> str:
+    """Any text that does not begin with what the regex ``start`` matches."""
+    return f"{ANY} & ~/{start}(.|\\n)*/"
+
+
+def _escaped(text: str) -> str:
+    """``text`` as part of a regex between slashes."""
+    return re.sub(r"\W", lambda match: f"\\x{{{ord(match.group()):x}}}", text)
+
+
+def _held(
+    format_: Format, reasoning_open: bool, *, answer: str = "", calls: str = "", preamble: bool = False
+) -> ConstraintSpec:
+    """Calls (their rules) or ``answer`` from the first token, after a reasoning block where there may be one."""
+    head, _, more = answer.partition("\n")
+    rules = f"{more}\n{calls}"
     triggers: tuple[str, ...] = ()
-    if format_.reasoning:
+    if format_.header is not None:
+        start = _in_channels(format_, head, calls=bool(calls), preamble=preamble)
+    else:
+        alternatives = [_after_empty_text(format_, "lmd_calls")] if calls else []
+        alternatives += [_wrapped(format_, head)] if answer else []
+        start = f"lmd_answer\nlmd_answer: {' | '.join(alternatives)}"
         end = literal(format_.reasoning_end)
-        if reasoning_open:
-            lead, triggers = f"{end} BLANKS ", (format_.reasoning_end.strip(),)
-        elif format_.reasoning_start:
-            lead = f"( {literal(format_.reasoning_start)} {until(format_.reasoning_end.strip())} BLANKS )? "
-    text = f"start: {lead}answer\nanswer: {head}\n{more}\n" + "\n".join(rules.values())
-    if lead:
-        text += "\nBLANKS: /\\n{0,2}/\n"
-    check_grammar(text, "response_format" if not rules else "tools")
-    return ConstraintSpec(kind="lark", source=text, triggers=triggers)
+        if reasoning_open and format_.reasoning:
+            triggers = (format_.reasoning_end.strip(),)
+            start = f"{end} LMD_BLANKS {start}"
+            if calls and format_.opens_calls:
+                # The model may end its reasoning by calling.
+                triggers += format_.triggers
+                start = f"lmd_calls | {start}"
+        elif format_.reasoning and format_.reasoning_start:
+            block = f"{literal(format_.reasoning_start)} {until(format_.reasoning_end.strip())}"
+            start = f"( {block} LMD_BLANKS )? {start}"
+        if "LMD_BLANKS" in start:
+            rules += "\nLMD_BLANKS: /\\n{0,2}/\n"
+    source = f"start: {start}\n{rules}"
+    check_grammar(source, "tools" if calls else "response_format")
+    return ConstraintSpec(kind="lark", source=source, triggers=triggers)
 
 
-def _held_in_channels(format_: Format, head: str, more: str, rules: dict[str, str]) -> ConstraintSpec:
-    """Messages in channels: reasoning in its own, then calls, or the answer in the channel for answers."""
+def _after_empty_text(format_: Format, calls: str) -> str:
+    """``calls``, where a template writes the markers of the answer's text also around none (Kimi K3)."""
+    if format_.prefill or not (format_.text_openings and format_.text_closings):
+        return calls
+    return f"( {literal(format_.text_openings[0])} {literal(format_.text_closings[0])} )? {calls}"
+
+
+def _wrapped(format_: Format, answer: str) -> str:
+    """``answer`` between the markers that the model may write around it, or has to where the prompt began one."""
+    terms = []
+    if format_.text_openings:
+        openings = " | ".join(literal(opening.removeprefix(format_.prefill)) for opening in format_.text_openings)
+        terms.append(f"( {openings} )" + ("" if format_.prefill else "?"))
+    if format_.text_start:
+        terms.append(f"( {literal(format_.text_start)} )?")
+    terms.append(f"( {answer} )")
+    terms += [f"( {literal(closing)} )?" for closing in format_.text_closings]
+    return " ".join(terms)
+
+
+def _in_channels(format_: Format, head: str, *, calls: bool, preamble: bool) -> str:
+    """Messages in channels: reasoning in its own, then calls, or the answer in the channel for answers.
+
+    ``preamble``: text for the user may stand in a channel of its own before a call.
+    """
     alternatives = []
-    for part in head.split(" | "):
-        if part != "calls":
-            answer = "<|channel|>final<|message|>" if format_.recipient else " to=user<|message|>"
-            alternatives.append(f"{literal(answer)} {part}")
-        elif format_.recipient:
-            alternatives.append(f'( {literal("<|channel|>commentary")} )? " " calls')
-        else:
-            alternatives.append(f'" to=" /[^<]{{1,256}}/ {literal("<|message|>")} calls')
-    start = format_.reasoning_start.removeprefix(format_.prefill)
-    thinking = f"( {literal(start)} {until(format_.message_ends[0])} {literal(format_.prefill)} )?"
-    text = f"start: {thinking} answer\nanswer: {' | '.join(alternatives)}\n{more}\n" + "\n".join(rules.values())
-    check_grammar(text, "response_format" if not rules else "tools")
-    return ConstraintSpec(kind="lark", source=text)
+    if head:
+        opening = "<|channel|>final<|message|>" if format_.recipient else " to=user<|message|>"
+        alternatives.append(f"{literal(opening)} {head}")
+    if calls and format_.recipient:
+        alternatives.append(f'( {literal("<|channel|>commentary")} )? " " lmd_calls')
+    elif calls:
+        alternatives.append(f'" to=" /[^<]{{1,256}}/ {literal("<|message|>")} lmd_calls')
+    body = f"{until(format_.message_ends[0])} {literal(format_.prefill)}"
+    before = f"( {literal(format_.reasoning_start.removeprefix(format_.prefill))} {body} )?"
+    if preamble:
+        before += f" ( {literal('<|channel|>commentary<|message|>')} {body} )?"
+    return f"{before} lmd_answer\nlmd_answer: {' | '.join(alternatives)}"
 
 
 def _answer(wanted: ResponseFormat) -> str:
@@ -134,9 +182,7 @@ def _answer(wanted: ResponseFormat) -> str:
             check_schema(dict(schema or {}), "response_format.json_schema.schema")
             return json_rule(dict(schema or {}))
         case "regex":
-            if "\n" in str(wanted.source):
-                raise InvalidRequest("A regex has to stand on one line.", hint="Write \\n.", param="response_format")
-            return "/" + str(wanted.source).replace("\\/", "/").replace("/", "\\/") + "/"
+            return f"/{_SLASHES.sub(_harmless, str(wanted.source)) or '()'}/"
         case "gbnf" | "lark":
             return _grammar_answer(str(wanted.source))
     raise Unsupported(f"response_format '{wanted.kind}' is not known.", param="response_format")
@@ -150,5 +196,9 @@ def _grammar_answer(source: str) -> str:
         raise InvalidRequest(f"The grammar cannot be read: {exc}", param="grammar") from exc
     if not re.search(r"^\s*start\b.*:", lark, re.MULTILINE):
         raise InvalidRequest("The grammar has no start rule ('root' in GBNF, 'start' in Lark).", param="grammar")
-    lark = re.sub(r"(?<![\w\"/])start(?![\w\"/])", "wanted_start", lark)
-    return "wanted_start\n" + lark
+    return "lmd_wanted\n" + _WORDS.sub(lambda match: "lmd_wanted" if match.group() == "start" else match.group(), lark)
+
+
+def _harmless(match: re.Match[str]) -> str:
+    """What would end a regex between slashes, written another way."""
+    return {"/": r"\x2f", "\\/": r"\x2f", "\n": r"\n", "\\\n": r"\n"}.get(match.group(), match.group())

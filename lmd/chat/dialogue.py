@@ -89,7 +89,8 @@ class _Voice:
             DEFAULT_TOOLS,
             reasoning_start=own.reasoning_start,
             reasoning_end=own.reasoning_end,
-            wrappers=own.wrappers,
+            text_openings=own.text_openings,
+            text_closings=own.text_closings,
             text_start=own.text_start,
             stops=own.stops,
         )
@@ -195,7 +196,7 @@ class Dialogue:
             tools=tools,
             reasoning_open=reasoning_open,
             inline_reasoning=inline_reasoning,
-            constrained_calls=constraint is not None and constraint.whole_calls,
+            constrained_calls=constraint is not None,
         )
 
 

@@ -54,14 +54,18 @@ class Format:
     reasoning_start: str = ""
     reasoning_end: str = ""
     """"" : the model does not reason. A start may be "" where only the end is written."""
-    wrappers: tuple[str, ...] = ()
-    """Markers around the answer's text that are no part of it."""
+    text_openings: tuple[str, ...] = ()
+    """Markers that may stand before the answer's text and are no part of it."""
+    text_closings: tuple[str, ...] = ()
+    """The same after it."""
     text_start: str = ""
     """Blanks that the template puts before every answer."""
     style: Style = Style.NONE
     section_start: str = ""
     section_end: str = ""
     call_start: str = ""
+    call_lead: str = ""
+    """What may stand before a call that no marker opens (Llama's ``<|python_tag|>``)."""
     call_end: str = ""
     separator: str = ""
     """Between the end of a call and the start of the next one."""
@@ -119,14 +123,44 @@ class Format:
         return (self.section_start or self.call_start).strip()
 
     @property
+    def openings(self) -> tuple[str, ...]:
+        """What opens calls in the text. Where sections have calls between markers, a call without its section too."""
+        if not self.opening:
+            return (self.call_lead,) if self.call_lead else ()
+        start = self.call_start.strip()
+        return (self.opening, start) if self.section_start.strip() and len(start) > 2 else (self.opening,)
+
+    @property
+    def blank_after_start(self) -> bool:
+        """The default format's markers are words to the model, so it may set them off from what stands in them."""
+        return self.override == "default"
+
+    @property
+    def opens_calls(self) -> bool:
+        """Whether every call begins with a marker of its own, wherever it stands."""
+        return bool(self.opening) and self.style is not Style.CHANNELS and (not self.prefill or self.header is not None)
+
+    @property
+    def triggers(self) -> tuple[str, ...]:
+        """Texts with which a call has begun. The default format's marker alone may only be spoken of."""
+        if self.blank_after_start:
+            return tuple(f"{self.opening}{blank}{{" for blank in ("", "\n", " "))
+        return self.openings
+
+    @property
+    def wrappers(self) -> tuple[str, ...]:
+        """Markers around the answer's text that are no part of it."""
+        return (*self.text_openings, *self.text_closings)
+
+    @property
     def preserved(self) -> tuple[str, ...]:
         """Texts that may be control tokens and that the engine must give as text."""
         from lmd.chat.markers import tokens_in
 
         texts = (
             self.reasoning_start, self.reasoning_end, *self.wrappers, self.section_start, self.section_end,
-            self.call_start, self.call_end, self.separator, self.id_end, self.name_id, self.name_end, self.key_start,
-            self.key_end, self.type_end, self.value_end, self.arguments_end, *self.stops,
+            self.call_start, self.call_lead, self.call_end, self.separator, self.id_end, self.name_id, self.name_end,
+            self.key_start, self.key_end, self.type_end, self.value_end, self.arguments_end, *self.stops,
             self.prefill, *(self.header or ()), *self.message_ends,
             "<|channel|><|constrain|>" if self.recipient else "",
             *(['<|"|>'] if self.style is Style.BRACES else []),

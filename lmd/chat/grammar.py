@@ -5,12 +5,13 @@ Markers are written ``%%"text"%%`` and free text up to a marker ``%%until "text"
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lmd.chat.calls import only_string
 from lmd.chat.formats import Format, Style
 from lmd.chat.markers import TOKEN
+from lmd.chat.members import alternatives, definitions, followed, members, object_forms
+from lmd.chat.values import only_string
 from lmd.generation import Tool
 
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -87,7 +88,10 @@ def object_schema(tool: Tool) -> dict[str, Any]:
 
 
 class CallGrammar:
-    """Rules for calls of ``tools``; ``calls`` is the rule's name, to be used in a start rule."""
+    """Rules for calls of ``tools``; ``lmd_calls`` is the rule's name, to be used in a start rule.
+
+    Names begin with ``lmd_``: a client's own grammar may stand beside them.
+    """
 
     def __init__(self, format_: Format, tools: Sequence[Tool], *, many: bool) -> None:
         self._format = format_
@@ -95,20 +99,17 @@ class CallGrammar:
         self._many = many and format_.parallel
         self._rules: list[str] = []
         self._count = 0
+        self._n_tool = 0
+        self._root: Mapping[str, Any] = {}
+        """The schema of the tool at hand, which references are relative to."""
+        self._references: dict[tuple[str, str], str] = {}
 
-    @property
-    def exact(self) -> bool:
-        """Whether every call is held to its schema, also one that nothing but the prompt opens."""
-        format_ = self._format
-        return format_.style not in {Style.BRACES, Style.ELEMENTS} and not (format_.prefill and not format_.header)
+    def rules(self, *, loose: bool = False) -> str:
+        """The rules; the first is ``lmd_calls``. ``loose``: the section around them may be missing."""
+        calls = self._channel_calls() if self._format.style is Style.CHANNELS else self._calls(loose=loose)
+        return "\n".join([f"lmd_calls: {calls}", *self._rules]) + "\n"
 
-    def rules(self) -> str:
-        """The rules; the first is ``calls``."""
-        format_ = self._format
-        calls = self._channel_calls() if format_.style is Style.CHANNELS else self._calls()
-        return "\n".join([f"calls: {calls}", *self._rules]) + "\n"
-
-    def _calls(self) -> str:
+    def _calls(self, *, loose: bool) -> str:
         format_ = self._format
         alternatives = " | ".join(self._rule(f"call_{i}", self._call(tool)) for i, tool in enumerate(self._tools))
         one = self._rule("one_call", alternatives)
@@ -123,12 +124,20 @@ class CallGrammar:
         first = literal((format_.section_start + format_.call_start).lstrip().removeprefix(format_.prefill))
         between = literal(call_end + format_.separator + format_.call_start)
         last = literal((call_end + format_.section_end).rstrip())
+        if format_.call_lead and not first:
+            first = f"( {literal(format_.call_lead)} )?"
+        if format_.blank_after_start:
+            first, between = f"{first} /[ \\n]?/", f"{between} /[ \\n]?/"
         more = f" ( {between} {one} )*" if self._many and between else ""
-        return " ".join(filter(None, [first, one + more, last]))
+        whole = " ".join(filter(None, [first, one + more, last]))
+        if not loose or len(format_.openings) < 2:
+            return whole
+        bare = " ".join(filter(None, [literal(format_.call_start.lstrip()), one + more, literal(call_end.rstrip())]))
+        return f"{whole} | {bare}"
 
     def _rule(self, name: str, body: str) -> str:
-        self._rules.append(f"{name}: {body}")
-        return name
+        self._rules.append(f"lmd_{name}: {body}")
+        return f"lmd_{name}"
 
     def _fresh(self, kind: str, body: str) -> str:
         self._count += 1
@@ -137,6 +146,9 @@ class CallGrammar:
     def _call(self, tool: Tool) -> str:
         """One call, from after the call's start to before its end."""
         format_ = self._format
+        self._root = object_schema(tool)
+        self._references.clear()
+        self._n_tool += 1
         match format_.style:
             case Style.JSON:
                 return self._json_call(tool)
@@ -145,52 +157,79 @@ class CallGrammar:
             case Style.TAGGED:
                 return self._tagged_call(tool)
             case Style.PYTHONIC:
-                return f"{quoted(tool.name + '(')} {self._pythonic_arguments(tool)} {quoted(')')}"
+                return f"{quoted(tool.name + '(')} {self._pythonic_arguments()} {quoted(')')}"
             case Style.BRACES:
-                return f"{quoted(tool.name)} {self._braces(object_schema(tool))} {literal(format_.call_end)}"
+                return f"{quoted(tool.name)} {self._braced_object(self._root)} {literal(format_.call_end)}"
             case _:
                 end = literal(f"{format_.key_start}</invoke>")
-                return f"{literal(tool.name + format_.name_end)} {self._elements(object_schema(tool))} {end}"
+                return f"{literal(tool.name + format_.name_end)} {self._elements(self._root)} {end}"
+
+    def _referred(self, schema: Mapping[str, Any], context: str, build: Callable[[Any], str]) -> str:
+        """The rule for what ``schema`` refers to, made once, so that references may go in circles."""
+        key = (str(schema["$ref"]), context)
+        if key not in self._references:
+            name = f"referred_{self._n_tool}_{len(self._references)}"
+            self._references[key] = f"lmd_{name}"
+            self._rule(name, build(followed(schema, self._root)))
+        return self._references[key]
 
     def _braces(self, schema: Any) -> str:
         """A value with bare keys and a quote token; what the schema leaves open is a scalar."""
+        if isinstance(schema, Mapping) and "$ref" in schema:
+            return self._referred(schema, "braces", self._braces)
         quote = '<|"|>'
-        kind = schema.get("type") if isinstance(schema, Mapping) else None
-        choices = _strings(schema)
-        if choices:
+        if choices := _strings(schema):
             return f"{literal(quote)} ( {' | '.join(map(quoted, choices))} ) {literal(quote)}"
+        kind = schema.get("type") if isinstance(schema, Mapping) else None
+        if kind == "object" or (
+            kind is None and isinstance(schema, Mapping) and {"properties", "allOf"} & schema.keys()
+        ):
+            return self._braced_object(schema)
+        if options := alternatives(schema):
+            return _choice([self._braces(option) for option in options])
         text = f"{literal(quote)} {until(quote)}"
         if kind == "string":
             return text
-        if kind == "object":
-            members = [(f"{quoted(key + ':')} {self._braces(value)}", need) for key, value, need in _members(schema)]
-            return f'"{{" {_listed(members, ",")} "}}"'
         if kind == "array":
             item = self._fresh("item", self._braces(schema.get("items")))
             return f'"[" ( {item} ( "," {item} )* )? "]"'
         scalar = _SCALARS.get(str(kind))
         return scalar or f"( {text} | {' | '.join(_SCALARS.values())} )"
 
+    def _braced_object(self, schema: Any) -> str:
+        return _choice([self._braced(form) for form in object_forms(schema, self._root)])
+
+    def _braced(self, form: Mapping[str, Any]) -> str:
+        listed = [(f"{quoted(key + ':')} {self._braces(value)}", required) for key, value, required in members(form)]
+        return f'"{{" {_listed(listed, ",")} "}}"'
+
     def _elements(self, schema: Any) -> str:
         """Elements in elements; what the schema leaves open is free text."""
+        return _choice([self._element_members(form) for form in object_forms(schema, self._root)])
+
+    def _element_members(self, form: Mapping[str, Any]) -> str:
         lead = self._format.key_start
         terms = []
-        for key, value, required in _members(schema if isinstance(schema, Mapping) else {}):
+        for key, value, required in members(form):
             rule = self._fresh("member", f"{literal(f'{lead}<{key}>')} {self._element(value, key)}")
             terms.append(rule if required else f"( {rule} )?")
         return " ".join(terms)
 
     def _element(self, schema: Any, key: str) -> str:
+        if isinstance(schema, Mapping) and "$ref" in schema:
+            return self._referred(schema, f"element {key}", lambda found: self._element(found, key))
         lead = self._format.key_start
         end = f"{lead}</{key}>"
-        kind = schema.get("type") if isinstance(schema, Mapping) else None
+        if choices := _strings(schema):
+            return f"( {' | '.join(map(quoted, choices))} ) {literal(end)}"
+        kind = _kind(schema)
         if kind == "object":
             return f"{self._elements(schema)} {literal(end)}".strip()
+        if options := alternatives(schema):
+            return _choice([self._element(option, key) for option in options])
         if kind == "array":
             item = self._fresh("item", f"{literal(f'{lead}<item>')} {self._element(schema.get('items'), 'item')}")
             return f"( {item} )* {literal(end)}"
-        if choices := _strings(schema):
-            return f"( {' | '.join(map(quoted, choices))} ) {literal(end)}"
         scalar = _SCALARS.get(str(kind))
         return f"{scalar} {literal(end)}" if scalar else until(end)
 
@@ -227,7 +266,6 @@ class CallGrammar:
 
     def _tagged_call(self, tool: Tool) -> str:
         format_ = self._format
-        schema = object_schema(tool)
         # Templates put a line break after the name or after each argument, and one or none when there are no arguments.
         broken = "\n" in format_.name_end + format_.key_start + format_.call_end
         blanks = r"/\n{0,2}/" if broken else ""
@@ -236,14 +274,18 @@ class CallGrammar:
             terms = [literal(tool.name + format_.name_id), "/[0-9]{1,3}/", literal(name_end), blanks]
         else:
             terms = [literal(tool.name + name_end), blanks]
-        for key, value, required in _members(schema):
-            start = literal(format_.key_start.lstrip() + key + format_.key_end)
-            body = f"{start} {self._tagged_value(value, schema)} {blanks}"
-            rule = self._fresh("member", body)
-            terms.append(rule if required else f"( {rule} )?")
+        terms.append(_choice([self._tagged_members(form, blanks) for form in object_forms(self._root, self._root)]))
         return " ".join(filter(None, terms))
 
-    def _tagged_value(self, value: Any, root: Mapping[str, Any]) -> str:
+    def _tagged_members(self, form: Mapping[str, Any], blanks: str) -> str:
+        terms = []
+        for key, value, required in members(form):
+            start = literal(self._format.key_start.lstrip() + key + self._format.key_end)
+            rule = self._fresh("member", f"{start} {self._tagged_value(value)} {blanks}")
+            terms.append(rule if required else f"( {rule} )?")
+        return " ".join(terms)
+
+    def _tagged_value(self, value: Any) -> str:
         format_ = self._format
         string = only_string(value)
         kind = ""
@@ -256,21 +298,17 @@ class CallGrammar:
                 ends = " | ".join(quoted(choice) for choice in choices)
                 return f"{kind}( {ends} ) {literal(format_.value_end)}"
             return kind + until(format_.value_end.lstrip())
-        value = dict(value) if isinstance(value, Mapping) else {}
-        definitions = _definitions(root)
-        return f"{kind}{json_rule({**definitions, **value})} {literal(format_.value_end)}"
+        return f"{kind}{self._json_value(value)} {literal(format_.value_end)}"
 
-    def _pythonic_arguments(self, tool: Tool) -> str:
-        schema = object_schema(tool)
-        definitions = _definitions(schema)
-        members = [
-            (
-                f"{quoted(key + '=')} {json_rule({**definitions, **(value if isinstance(value, Mapping) else {})})}",
-                required,
-            )
-            for key, value, required in _members(schema)
-        ]
-        return _listed(members)
+    def _json_value(self, schema: Any) -> str:
+        return json_rule({**definitions(self._root), **(schema if isinstance(schema, Mapping) else {})})
+
+    def _pythonic_arguments(self) -> str:
+        forms = []
+        for form in object_forms(self._root, self._root):
+            arguments = [(f"{quoted(key + '=')} {self._json_value(value)}", need) for key, value, need in members(form)]
+            forms.append(_listed(arguments))
+        return _choice(forms)
 
     def _channel_calls(self) -> str:
         """gpt-oss: the recipient in the header, before or after the channel."""
@@ -293,24 +331,25 @@ _SCALARS = {
 }
 
 
+def _choice(bodies: Sequence[str]) -> str:
+    """Any of ``bodies``, where "" stands for nothing at all."""
+    if len(bodies) == 1:
+        return bodies[0]
+    return f"( {' | '.join(body or quoted('') for body in dict.fromkeys(bodies))} )"
+
+
+def _kind(schema: Any) -> Any:
+    if not isinstance(schema, Mapping):
+        return None
+    return schema.get("type", "object" if {"properties", "allOf"} & schema.keys() else None)
+
+
 def _strings(schema: Any) -> list[str]:
     """The strings that a schema chooses from, where it names them."""
     if not isinstance(schema, Mapping):
         return []
     choices = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
     return list(choices) if choices and all(isinstance(choice, str) for choice in choices) else []
-
-
-def _members(schema: Mapping[str, Any]) -> Iterable[tuple[str, Any, bool]]:
-    properties = schema.get("properties")
-    required = schema.get("required")
-    needed = set(required) if isinstance(required, list) else set()
-    for key, value in properties.items() if isinstance(properties, Mapping) else ():
-        yield key, value, key in needed
-
-
-def _definitions(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: schema[key] for key in ("$defs", "definitions") if key in schema}
 
 
 def _listed(members: Sequence[tuple[str, bool]], comma: str = ", ") -> str:

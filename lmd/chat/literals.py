@@ -8,9 +8,12 @@ import re
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from lmd.chat.calls import MAX_NAME, CallReader, Read, typed
+from lmd.chat.calls import CallReader, Read
 from lmd.chat.jsontext import MAX_DEPTH, dumps, loads
+from lmd.chat.members import followed, properties_of
+from lmd.chat.sink import MAX_NAME
 from lmd.chat.stream import Malformed
+from lmd.chat.values import typed
 
 _IDENTIFIER = re.compile(r"[^\s=(),]+")
 _JSON_WORDS = {"true": "True", "false": "False", "null": "None"}
@@ -18,10 +21,6 @@ _JSON_WORDS = {"true": "True", "false": "False", "null": "None"}
 
 class PythonicReader(CallReader):
     """`Style.PYTHONIC`: ``[name(key='text', n=1), other()]`` (LFM2, Llama 4)."""
-
-    @property
-    def openings(self) -> tuple[str, ...]:
-        return (self._format.opening,) if self._format.opening else ()
 
     def section(self, marker: str) -> Read:
         stream = self._stream
@@ -52,8 +51,7 @@ class PythonicReader(CallReader):
         name, _ = yield from stream.until(["("], max(sink.longest_name, MAX_NAME))
         name = name.strip()
         sink.start(name)
-        properties = sink.schema(name).get("properties")
-        properties = properties if isinstance(properties, Mapping) else {}
+        properties = properties_of(sink.schema(name))
         sink.arguments("{")
         keys: set[str] = set()
         while (char := (yield from stream.blanks())) != ")":
@@ -269,13 +267,13 @@ class ElementsReader(CallReader):
         name, _ = yield from stream.until([format_.name_end.strip()], max(sink.longest_name, MAX_NAME))
         name = name.strip()
         sink.start(name)
-        schema = sink.schema(name)
+        self._root = sink.schema(name)
         sink.arguments("{")
         n = 0
         while (tag := (yield from self._tag())) != "/invoke":
             if tag.startswith("/"):
                 raise Malformed
-            value = yield from self._element(tag, _property(schema, tag), 1)
+            value = yield from self._element(tag, self._property(self._root, tag), 1)
             sink.arguments((", " if n else "") + dumps(tag) + ": " + dumps(value))
             n += 1
         sink.arguments("}")
@@ -303,12 +301,18 @@ class ElementsReader(CallReader):
         while tag != f"/{name}":
             if tag.startswith("/"):
                 raise Malformed
-            inner = _items(schema) if tag == "item" and _kind(schema) != "object" else _property(schema, tag)
+            inner = self._items(schema) if tag == "item" and _kind(schema) != "object" else self._property(schema, tag)
             children.append((tag, (yield from self._element(tag, inner, depth + 1))))
             tag = yield from self._tag()
         if _kind(schema) == "array" or (_kind(schema) != "object" and all(key == "item" for key, _ in children)):
             return [value for _, value in children]
         return dict(children)
+
+    def _property(self, schema: Any, key: str) -> Any:
+        return followed(properties_of(schema, self._root).get(key), self._root)
+
+    def _items(self, schema: Any) -> Any:
+        return followed(schema.get("items"), self._root) if isinstance(schema, Mapping) else None
 
     def _leaf(self, text: str, schema: Any) -> Any:
         if not text.strip() and _kind(schema) in {"object", "array"}:
@@ -319,12 +323,3 @@ class ElementsReader(CallReader):
 def _kind(schema: Any) -> str:
     kind = schema.get("type") if isinstance(schema, Mapping) else None
     return kind if isinstance(kind, str) else ""
-
-
-def _property(schema: Any, key: str) -> Any:
-    properties = schema.get("properties") if isinstance(schema, Mapping) else None
-    return properties.get(key) if isinstance(properties, Mapping) else None
-
-
-def _items(schema: Any) -> Any:
-    return schema.get("items") if isinstance(schema, Mapping) else None

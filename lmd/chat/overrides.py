@@ -53,7 +53,8 @@ def _muse(format_: Format) -> Format:
         format_,
         reasoning_start="<|start|>assistant to=self<|message|>",
         reasoning_end="<|eom|>",
-        wrappers=(),
+        text_openings=(),
+        text_closings=(),
         section_start="<atem:function_calls>\n",
         section_end="\n</atem:function_calls>",
         call_start='<atem:invoke name="',
@@ -68,7 +69,15 @@ def _muse(format_: Format) -> Format:
 
 
 def _functionary(format_: Format) -> Format:
-    return replace(format_, prefill=">>>", wrappers=(">>>all\n",), call_start=">>>", separator="", section_start="")
+    return replace(
+        format_,
+        prefill=">>>",
+        text_openings=(">>>all\n",),
+        text_closings=(),
+        call_start=">>>",
+        separator="",
+        section_start="",
+    )
 
 
 def _kimi(format_: Format) -> Format:
@@ -80,7 +89,8 @@ def _kimi_k3(format_: Format) -> Format:
         format_,
         reasoning_start="<|open|>think<|sep|>",
         reasoning_end="<|close|>think<|sep|>",
-        wrappers=("<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"),
+        text_openings=("<|open|>response<|sep|>",),
+        text_closings=("<|close|>response<|sep|>", "<|close|>message<|sep|>"),
         section_start="<|open|>tools<|sep|>",
         section_end="<|close|>tools<|sep|>",
         call_start='<|open|>call tool="',
@@ -125,7 +135,8 @@ def _command_r_plus(format_: Format) -> Format:
 def _granite_33(format_: Format) -> Format:
     return replace(
         format_,
-        wrappers=("<response>", "</response>"),
+        text_openings=("<response>",),
+        text_closings=("</response>",),
         style=Style.JSON,
         json=JsonKeys(array=True),
         section_start="<|tool_call|>",
@@ -151,11 +162,11 @@ def _hermes(format_: Format) -> Format:
 
 
 def _nemotron(format_: Format) -> Format:
-    return replace(format_, wrappers=(), stops=("<SPECIAL_12>",))
+    return replace(format_, text_openings=(), text_closings=(), stops=("<SPECIAL_12>",))
 
 
 def _llama3(format_: Format) -> Format:
-    return replace(format_, wrappers=(*format_.wrappers, "<|python_tag|>"))
+    return replace(format_, call_lead="<|python_tag|>")
 
 
 OVERRIDES = (

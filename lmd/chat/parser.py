@@ -2,12 +2,24 @@
 
 from collections.abc import Generator, Sequence
 
-from lmd.chat.calls import CallReader, CallSink, reader_of
-from lmd.chat.formats import Format
-from lmd.chat.stream import Malformed, TextStream, held_back
-from lmd.generation import ReasoningDelta, TextDelta, Tool, ToolCallDelta, ToolCallEnd, ToolCallStart
+from lmd.chat.calls import CallReader
+from lmd.chat.formats import Format, Style
+from lmd.chat.json_calls import JsonReader, NameJsonReader
+from lmd.chat.literals import BracesReader, ElementsReader, PythonicReader
+from lmd.chat.sink import CallSink, ChatEvent
+from lmd.chat.stream import Malformed, TextStream, first_of, held_back
+from lmd.chat.tagged import TaggedReader
+from lmd.generation import ReasoningDelta, TextDelta, Tool, ToolCallDelta
 
-ChatEvent = ReasoningDelta | TextDelta | ToolCallStart | ToolCallDelta | ToolCallEnd
+_READERS: dict[Style, type[CallReader]] = {
+    Style.JSON: JsonReader,
+    Style.NAME_JSON: NameJsonReader,
+    Style.TAGGED: TaggedReader,
+    Style.PYTHONIC: PythonicReader,
+    Style.BRACES: BracesReader,
+    Style.ELEMENTS: ElementsReader,
+    Style.CHANNELS: NameJsonReader,
+}
 
 
 class ChatParser:
@@ -38,7 +50,8 @@ class ChatParser:
         self._stream = TextStream()
         self._events: list[ChatEvent] = []
         self._sink = CallSink(format_, tools, self._events, choice, streaming=constrained)
-        self._calls: CallReader | None = reader_of(format_, self._stream, self._sink) if tools else None
+        reader = _READERS.get(format_.style) if tools else None
+        self._calls = reader(format_, self._stream, self._sink) if reader is not None else None
         self._in_reasoning = reasoning_open and format_.reasoning
         self._opened = self._in_reasoning
         self._flushed = False
@@ -83,7 +96,9 @@ class ChatParser:
 
     def _taken(self) -> list[ChatEvent]:
         n = self._sink.committed
-        taken = _merged(self._events[:n])
+        taken = self._events[:n]
+        if n > 1:
+            taken = _merged(taken)
         del self._events[:n]
         self._sink.taken(n)
         return taken
@@ -186,7 +201,7 @@ class ChatParser:
         self._in_reasoning = False
 
     def _openings(self) -> tuple[str, ...]:
-        return self._calls.openings if self._calls is not None else ()
+        return self._format.openings if self._calls is not None else ()
 
     def _leading(self, markers: tuple[str, ...]) -> Generator[None, None, str | None]:
         """Consume one of ``markers`` where nothing but blanks stands before it: later in a text they are text."""
@@ -202,7 +217,7 @@ class ChatParser:
                 return None
 
     def _markers(self) -> tuple[str, ...]:
-        markers = [*self._openings(), *self._format.wrappers]
+        markers = [*self._openings(), *self._format.wrappers, self._format.call_lead]
         return tuple(dict.fromkeys(marker.strip() for marker in markers if marker.strip()))
 
     def _at_start(self, trim: bool) -> Generator[None, None, bool]:
@@ -257,9 +272,9 @@ class ChatParser:
             if trim and not wrote:
                 yield from stream.blanks()
             rest = stream.text[stream.pos :]
-            found = _first(rest, markers)
+            found = first_of(markers, rest)
             if found is not None:
-                at, marker = found
+                at, marker = found.start(), found.group()
                 if any(len(m) > len(rest) - at and m.startswith(rest[at:]) for m in markers) and not stream.closed:
                     wrote |= self._write_until(stream.pos + at - _blank_tail(rest[:at]), reasoning)
                     yield from stream.wait()
@@ -308,14 +323,6 @@ class ChatParser:
         if not called:
             self._write(self._gap + marker, reasoning=reasoning)
         return called
-
-
-def _first(text: str, markers: Sequence[str]) -> tuple[int, str] | None:
-    found = [(at, -len(marker), marker) for marker in markers if (at := text.find(marker)) >= 0]
-    if not found:
-        return None
-    at, _, marker = min(found)
-    return at, marker
 
 
 def _blank_tail(text: str) -> int:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from llguidance import LLMatcher
@@ -12,11 +13,18 @@ from lmd.chat.grammar import JSON_STYLE, as_text
 from lmd.errors import InvalidRequest, Unsupported
 
 _KEYS = re.compile(r"Unimplemented keys: \[(.*)\]")
+_UNSUPPORTED = re.compile(r"Unimplemented|(not|only) supported|Unknown format|retrieving it failed")
+"""What llguidance says of schemas that are good but beyond it; anything else it says is of schemas that are wrong."""
 _MAX_DEPTH = 100
+_MAX_TRIED = 2000
+"""Subschemas that are compiled by themselves to find the one to blame."""
 
 
 def check_schema(schema: Mapping[str, Any], path: str) -> None:
-    """`Unsupported` (a 400) that names the keyword and its path; `InvalidRequest` for what is no schema."""
+    """`Unsupported` (a 400) for what cannot be enforced, `InvalidRequest` for what is no schema or fits nothing.
+
+    Both name the keyword and its path.
+    """
     try:
         text = json.dumps(schema)
     except (TypeError, ValueError, RecursionError) as exc:
@@ -24,17 +32,20 @@ def check_schema(schema: Mapping[str, Any], path: str) -> None:
     problem = _problem(text)
     if not problem:
         return
-    where, inner = _smallest(schema, path, problem)
-    keys = _KEYS.search(inner)
-    named = keys.group(1).replace('"', "'") if keys else ""
+    where, inner = _innermost(schema, path, problem)
+    listed = _KEYS.search(problem)
+    keys = re.findall(r'"([^"]*)"', listed.group(1)) if listed else _culprits(inner, _definitions(schema), problem)
+    named = ", ".join(f"'{key}'" for key in keys)
     at = where if where != path else "its top level"
-    if named:
+    uses = f"The JSON schema uses {named} at {at}, which" if named else f"The JSON schema (at {at})"
+    reason = "" if listed else ": " + " ".join(problem.split(". Enable")[0].split()).rstrip(".")
+    if _UNSUPPORTED.search(problem):
         raise Unsupported(
-            f"The JSON schema uses {named} at {at}, which cannot be enforced.",
+            f"{uses} cannot be enforced{reason}.",
             hint="Leave the keyword out and check it in your own code.",
             param=where,
         )
-    raise InvalidRequest(f"The JSON schema cannot be enforced: {inner} (at {at}).", param=where)
+    raise InvalidRequest(f"{uses} cannot be enforced{reason}.", param=where)
 
 
 def check_grammar(lark: str, param: str) -> None:
@@ -47,7 +58,7 @@ def check_grammar(lark: str, param: str) -> None:
 @lru_cache(maxsize=512)
 def _problem(schema: str) -> str:
     grammar = LLMatcher.grammar_from_json_schema(schema, overrides=JSON_STYLE)
-    return _first_error(grammar)
+    return _first_error(grammar).split("\n  while processing ")[0]
 
 
 @lru_cache(maxsize=512)
@@ -60,25 +71,42 @@ def _first_error(grammar: str) -> str:
     return str(messages[0]).strip() if failed and messages else ""
 
 
-def _smallest(schema: Mapping[str, Any], path: str, problem: str) -> tuple[str, str]:
-    """The path of the innermost subschema that cannot be enforced, and why."""
-    root = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-    best, best_problem, depth = path, problem, -1
-    for where, inner, level in _subschemas(schema, path, 0):
-        if level <= depth:
-            continue
-        found = _problem(json.dumps({**root, **inner}))
-        # Definitions are only compiled where something refers to them, so a failure here is this subschema's.
-        if found and (_KEYS.search(found) is not None) >= (_KEYS.search(best_problem) is not None):
-            best, best_problem, depth = where, found, level
-    return best, best_problem
+def _definitions(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+
+
+def _innermost(schema: Mapping[str, Any], path: str, problem: str) -> tuple[str, Mapping[str, Any]]:
+    """The innermost subschema that has ``problem``, and its path."""
+    full = _definitions(schema)
+    hollow = {key: {name: {} for name in named} for key, named in full.items() if isinstance(named, Mapping)}
+    # Empty definitions first: what a subschema only refers to is mostly not its own problem.
+    for root in (hollow, full):
+        best, best_where, depth = schema, path, 0
+        for where, inner, level in islice(_subschemas(schema, path, 0), _MAX_TRIED):
+            own = {key: value for key, value in inner.items() if key not in root}
+            if level > depth and _problem(json.dumps({**root, **own})) == problem:
+                best, best_where, depth = inner, where, level
+        if depth:
+            break
+    return best_where, best
+
+
+def _culprits(schema: Mapping[str, Any], root: Mapping[str, Any], problem: str) -> list[str]:
+    """The keywords of ``schema`` without which it would not have ``problem``."""
+    keys = [key for key in schema if key not in root]
+    found = []
+    for key in keys:
+        rest = {other: value for other, value in schema.items() if other != key}
+        if _problem(json.dumps({**root, **rest})) != problem:
+            found.append(key)
+    return [key for key in found if key != "type"] or found
 
 
 def _subschemas(schema: Any, path: str, level: int) -> Iterator[tuple[str, Mapping[str, Any], int]]:
     if not isinstance(schema, Mapping) or level > _MAX_DEPTH:
         return
     yield path, schema, level
-    for key in ("properties", "patternProperties", "$defs", "definitions"):
+    for key in ("$defs", "definitions", "properties", "patternProperties"):
         children = schema.get(key)
         if isinstance(children, Mapping):
             for name, child in children.items():

@@ -4,32 +4,21 @@ import json
 from typing import Any
 
 import pytest
-from llguidance import LLMatcher, LLTokenizer
 
-from lmd.chat.constraints import ConstraintSpec, constrain
+from lmd.chat.constraints import constrain
 from lmd.chat.dialogue import Dialogue
-from lmd.chat.formats import Format
+from lmd.chat.formats import Format, Style
 from lmd.chat.overrides import DEFAULT_TOOLS
+from lmd.chat.parser import ChatParser
 from lmd.engine.marked import resolve_markers
-from lmd.errors import InvalidRequest, Unsupported
-from lmd.generation import ChatPrompt, Message, ResponseFormat, Role, TextPart, Tool, ToolChoice
+from lmd.errors import InvalidRequest
+from lmd.generation import ChatPrompt, Message, ResponseFormat, Role, TextPart, ToolChoice
+from tests.lmd.chat.held import takes
 from tests.lmd.chat.test_parser import ALL, HERMES
 from tests.lmd.chat.turns import NOW, TOOLS, read
 
-BYTES = LLTokenizer("byte")
 NOW_CALL = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
 REQUIRED, AUTO = ToolChoice("required"), ToolChoice("auto")
-
-
-def takes(spec: ConstraintSpec | None, text: str) -> bool:
-    """Whether ``text`` is a whole answer under the constraint, for a vocabulary without control tokens."""
-    assert spec is not None
-    assert spec.kind == "lark"
-    grammar = LLMatcher.grammar_from_lark(resolve_markers(spec.source, lambda text: None))
-    matcher = LLMatcher(BYTES, grammar, log_level=0)
-    assert not matcher.is_error(), matcher.get_error()
-    data = list(text.encode())
-    return bool(matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting())
 
 
 def test_required_takes_a_call_and_nothing_else() -> None:
@@ -58,7 +47,6 @@ def test_auto_waits_for_the_model_to_open_a_call() -> None:
     spec = constrain(HERMES, tools=TOOLS, tool_choice=AUTO)
     assert spec is not None
     assert spec.triggers == ("<tool_call>",)
-    assert spec.whole_calls
     assert takes(spec, NOW_CALL)
 
 
@@ -105,41 +93,102 @@ def test_plain_grammars_are_held(kind: Any, source: str, good: str, bad: str) ->
     assert not takes(spec, bad)
 
 
-def test_an_unsupported_keyword_is_named_with_its_path() -> None:
-    schema = {"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}}
-    with pytest.raises(Unsupported, match=r"'uniqueItems' at .*properties\.tags") as caught:
-        constrain(Format(), response_format=ResponseFormat(kind="json_schema", source=schema))
-    assert caught.value.param == "response_format.json_schema.schema.properties.tags"
-    with pytest.raises(Unsupported, match="uniqueItems"):
-        constrain(HERMES, tools=(Tool(name="f", parameters=schema),))
-
-
 @pytest.mark.parametrize("source", ["start: missing", "nonsense", 'start: "a'])
 def test_a_broken_grammar_is_refused(source: str) -> None:
     with pytest.raises(InvalidRequest):
         constrain(Format(), response_format=ResponseFormat(kind="lark", source=source))
 
 
-def test_definitions_and_recursion_are_honoured() -> None:
-    schema = {
-        "type": "object",
-        "properties": {"node": {"$ref": "#/$defs/node"}},
-        "required": ["node"],
-        "$defs": {
-            "node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}, "additionalProperties": False}
-        },
-    }
-    spec = constrain(HERMES, tools=(Tool(name="f", parameters=schema),), tool_choice=REQUIRED)
-    assert takes(spec, '<tool_call>\n{"name": "f", "arguments": {"node": {"next": {"next": {}}}}}\n</tool_call>')
-    assert not takes(spec, '<tool_call>\n{"name": "f", "arguments": {"node": {"next": 1}}}\n</tool_call>')
+# ── calls that no marker opens ────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", sorted(ALL))
-@pytest.mark.parametrize("mode", ["auto", "required"])
-def test_every_style_has_a_grammar(name: str, mode: Any) -> None:
-    spec = constrain(ALL[name], tools=TOOLS, tool_choice=ToolChoice(mode))
+def test_bare_calls_are_held_where_an_answer_begins_and_text_is_free() -> None:
+    spec = constrain(ALL["llama"], tools=TOOLS)
+    assert spec is not None and not spec.triggers
+    assert takes(spec, '{"name": "now", "parameters": {}}')
+    assert takes(spec, '<|python_tag|>{"name": "now", "parameters": {}}')
+    assert not takes(spec, '{"name": "nobody", "parameters": {}}')
+    for text in ("", "Hi", '{"answer": 1}', 'Such as {"name": "nobody"}.'):
+        assert takes(spec, text)
+
+
+def test_a_recipient_spoken_of_while_thinking_is_no_call() -> None:
+    spec = constrain(ALL["gpt-oss"], tools=TOOLS)
+    assert spec is not None and not spec.triggers
+    thought = "<|channel|>analysis<|message|>I could ask to=functions.now or to=functions.x.<|end|><|start|>assistant"
+    assert takes(spec, f"{thought}<|channel|>final<|message|>No, to=functions.x is none.")
+    for header in (
+        "<|channel|>commentary to=functions.now <|constrain|>json",
+        " to=functions.now<|channel|>commentary json",
+    ):
+        assert takes(spec, f"{thought}{header}<|message|>{{}}<|call|>")
+        assert takes(spec, f"{header}<|message|>{{}}<|call|>")
+        assert not takes(spec, f"{header.replace('now', 'x')}<|message|>{{}}<|call|>")
+    preamble = "<|channel|>commentary<|message|>Let me see.<|end|><|start|>assistant"
+    assert takes(spec, f"{preamble}<|channel|>commentary to=functions.now<|message|>{{}}<|call|>")
+
+
+def test_the_default_formats_marker_may_be_spoken_of() -> None:
+    spec = constrain(DEFAULT_TOOLS, tools=TOOLS)
     assert spec is not None
-    LLMatcher(BYTES, LLMatcher.grammar_from_lark(resolve_markers(spec.source, lambda text: None)), log_level=0)
+    assert not any(trigger in "I shall write a [TOOL_REQUEST] block." for trigger in spec.triggers)
+    for blank in ("", " ", "\n"):
+        call = f'[TOOL_REQUEST]{blank}{{"name": "now", "arguments": {{}}}}[END_TOOL_REQUEST]'
+        assert call.startswith(spec.triggers)
+        assert takes(spec, call)
+
+
+def test_a_call_without_its_section_is_held_too() -> None:
+    kimi = Format(style=Style.NAME_JSON, section_start="<|calls|>", section_end="<|/calls|>", call_start="<|call|>",
+                  call_end="<|/call|>", name_end="<|args|>", parallel=True)  # fmt: skip
+    spec = constrain(kimi, tools=TOOLS)
+    assert spec is not None
+    assert spec.triggers == ("<|calls|>", "<|call|>")
+    call = "<|call|>now<|args|>{}<|/call|>"
+    assert takes(spec, call * 2)
+    assert takes(spec, f"<|calls|>{call * 2}<|/calls|>")
+    assert not takes(spec, call.replace("now", "never"))
+
+
+def test_a_required_call_may_end_open_reasoning() -> None:
+    spec = constrain(HERMES, tools=TOOLS, tool_choice=REQUIRED, reasoning_open=True)
+    assert spec is not None
+    assert spec.triggers == ("</think>", "<tool_call>")
+    assert takes(spec, f"</think>\n\n{NOW_CALL}")
+    assert takes(spec, NOW_CALL)
+    assert not takes(spec, "</think>Hello")
+
+
+# ── answers between markers ───────────────────────────────────────────────────────────────────
+
+
+def test_an_answer_may_stand_between_its_markers() -> None:
+    format_ = Format(text_openings=("<|START|>",), text_closings=("<|END|>", "<|over|>"))
+    spec = constrain(format_, response_format=ResponseFormat(kind="regex", source="[ab]"))
+    for text in ("a", "<|START|>a", "<|START|>a<|END|>", "<|START|>a<|END|><|over|>"):
+        assert takes(spec, text)
+        assert read(ChatParser(format_), text).text == "a"
+    assert not takes(spec, "<|START|>c<|END|>")
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [("a/b", "a/b"), (r"a\/b", "a/b"), (r"a\\/b", "a\\/b"), ("[/x]y", "/y"), ("a\nb", "a\nb"), ("", "")],
+)
+def test_a_regex_may_hold_what_would_end_it(source: str, text: str) -> None:
+    spec = constrain(HERMES, response_format=ResponseFormat(kind="regex", source=source))
+    assert takes(spec, text)
+    assert not takes(spec, text + "!")
+
+
+def test_a_clients_grammar_keeps_its_names_and_words() -> None:
+    source = 'root ::= answer | calls\nanswer ::= "we start now"\ncalls ::= "b/c start" [start]'
+    wanted = ResponseFormat(kind="gbnf", source=source)
+    for tools in ((), TOOLS):
+        spec = constrain(HERMES, tools=tools, response_format=wanted)
+        assert takes(spec, "we start now")
+        assert takes(spec, "b/c startr")
+        assert not takes(spec, "we lmd_wanted now")
 
 
 def test_the_default_formats_required_call_is_read_back() -> None:

@@ -33,7 +33,7 @@ TAGGED = Format(
     parallel=True,
 )
 MISTRAL = Format(style=Style.NAME_JSON, call_start="[TOOL_CALLS]", name_end="[ARGS]", parallel=True, short_ids=True)
-LLAMA = Format(style=Style.JSON, json=JsonKeys(arguments="parameters"), wrappers=("<|python_tag|>",))
+LLAMA = Format(style=Style.JSON, json=JsonKeys(arguments="parameters"), call_lead="<|python_tag|>")
 ARRAY = Format(
     style=Style.JSON,
     json=JsonKeys(array=True),
@@ -281,7 +281,7 @@ def test_no_character_is_lost_or_given_twice(name: str, case: tuple[str, list[st
     got = read(parser(format_), pieces)
     if got.calls or format_.header is not None:
         return
-    gone = [*format_.wrappers, format_.reasoning_start, format_.reasoning_end]
+    gone = [*format_.wrappers, format_.call_lead, format_.reasoning_start, format_.reasoning_end]
     text = (format_.prefill if text or format_.prefill else "") + text
     for marker in filter(None, gone):
         text = text.replace(marker.strip(), "")

@@ -14,6 +14,7 @@ from lmd.chat.dialogue import Dialogue
 from lmd.chat.formats import Style
 from lmd.errors import TemplateError
 from lmd.generation import Message
+from tests.lmd.chat.conftest import ROOT
 from tests.lmd.chat.turns import (
     ARGUMENTS,
     REASONING,
@@ -127,8 +128,7 @@ KNOWN_BY_NAME = {
 DEFAULT_FORMAT = {"google-gemma-2-2b-it", "llama-cpp-rwkv-world", "microsoft-Phi-3.5-mini-instruct"}
 
 
-CALLS_SHOWN, PARALLEL_SHOWN, REASONING_BESIDE_CALLS = 63, 57, 33
-"""As docs/formats.md tells them."""
+DOCUMENT = (ROOT / "docs/formats.md").read_text()
 
 
 def rendering(directory: Path, name: str) -> Rendering:
@@ -195,9 +195,29 @@ def test_no_random_split_changes_what_comes_back(shipped_templates: Path, name: 
 
 def test_the_counts_of_the_documentation_hold() -> None:
     own = [row.split() for name, row in SHOWN.items() if name not in KNOWN_BY_NAME and name not in DEFAULT_FORMAT]
-    assert sum(any(shown[-1] in "12" for shown in row) for row in own) == CALLS_SHOWN
-    assert sum(any(shown[-1] == "2" for shown in row) for row in own) == PARALLEL_SHOWN
-    assert sum(any(shown[0] == "R" and shown[-1] in "12" for shown in row) for row in own) == REASONING_BESIDE_CALLS
+    counts = (
+        sum(any(shown[-1] in "12" for shown in row) for row in own),
+        sum(any(shown[-1] == "2" for shown in row) for row in own),
+        sum(any(shown[0] == "R" and shown[-1] in "12" for shown in row) for row in own),
+    )
+    rows = ("a tool call", "two calls in one turn", "reasoning beside a call")
+    for what, plain, count in zip(rows, (58, 52, 27), counts, strict=True):
+        assert f"| show {what} | {plain} | {count} | {count} |" in DOCUMENT
+
+
+def test_what_a_template_leaves_out_is_told_by_name() -> None:
+    short = set()
+    for name, row in SHOWN.items():
+        reasons = "R" in row
+        whole = " ".join(
+            ("R" if turn.reasoning and reasons else "-") + ("T" if turn.text else "-") + str(len(turn.tool_calls))
+            for turn in TURNS
+        )
+        if row != whole:
+            short.add(name)
+    told = DOCUMENT[DOCUMENT.index("What does not come back") : DOCUMENT.index("## Default tool format")]
+    assert short
+    assert {name for name in short if f"`{name}`" not in told} == set()
 
 
 @pytest.mark.parametrize(("name", "override"), sorted(KNOWN_BY_NAME.items()))

@@ -11,7 +11,8 @@ from lmd.chat.default_tools import described
 from lmd.chat.dialogue import Dialogue
 from lmd.chat.formats import Format
 from lmd.chat.markers import common_prefix
-from lmd.chat.parser import ChatEvent, ChatParser
+from lmd.chat.parser import ChatParser
+from lmd.chat.sink import ChatEvent
 from lmd.generation import (
     ChatPrompt,
     Message,

@@ -1,0 +1,66 @@
+"""Schemas that cannot be enforced are refused before anything is generated, by keyword and path."""
+
+from typing import Any
+
+import pytest
+
+from lmd.chat.constraints import constrain
+from lmd.chat.formats import Format
+from lmd.errors import InvalidRequest, Unsupported
+from lmd.generation import ResponseFormat, Tool
+from tests.lmd.chat.test_parser import HERMES
+
+
+def test_an_unsupported_keyword_is_named_with_its_path() -> None:
+    schema = {"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}}
+    with pytest.raises(Unsupported, match=r"'uniqueItems' at .*properties\.tags") as caught:
+        constrain(Format(), response_format=ResponseFormat(kind="json_schema", source=schema))
+    assert caught.value.param == "response_format.json_schema.schema.properties.tags"
+    with pytest.raises(Unsupported, match="uniqueItems"):
+        constrain(HERMES, tools=(Tool(name="f", parameters=schema),))
+
+
+NODE = {"$ref": "#/$defs/node"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "keywords", "at"),
+    [
+        ({"type": "array", "contains": {"type": "integer"}}, ["contains"], ""),
+        ({"anyOf": [{"type": "string"}, {"not": {"type": "object"}}]}, ["not"], ".anyOf.1"),
+        ({"if": {"required": ["a"]}, "then": {"required": ["b"]}}, ["if", "then"], ""),
+        ({"items": {"properties": {"a/b.c": {"unevaluatedItems": False}}}}, ["unevaluatedItems"],
+         ".items.properties.a/b.c"),
+        ({"properties": {"a": NODE}, "$defs": {"node": {"propertyNames": {}}}}, ["propertyNames"], ".$defs.node"),
+        ({"properties": {"a": {"items": {"items": NODE}}},
+          "$defs": {"node": {"properties": {"b": {"oneOf": [{"$ref": "#/$defs/c"}, {"type": "integer"}]}}}, "c": {}}},
+         ["oneOf"], ".$defs.node.properties.b"),
+        ({"properties": {"a": {"type": "string", "pattern": "(?=x)"}}}, ["pattern"], ".properties.a"),
+        ({"prefixItems": [{"type": "string", "format": "banana"}]}, ["format"], ".prefixItems.0"),
+        ({"properties": {"a": {"$ref": "https://example.com/a.json"}}}, ["$ref"], ".properties.a"),
+        ({"properties": {"a": {"type": "object", "properties": {"b": {}}, "minProperties": 1}}},
+         ["properties", "minProperties"], ".properties.a"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_enforced_is_named_with_its_path(schema: Any, keywords: list[str], at: str) -> None:
+    with pytest.raises(Unsupported) as caught:
+        constrain(Format(), response_format=ResponseFormat(kind="json_schema", source=schema))
+    assert caught.value.param == f"response_format.json_schema.schema{at}"
+    assert ", ".join(f"'{keyword}'" for keyword in keywords) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("schema", "keyword"),
+    [
+        ({"type": "banana"}, "type"),
+        ({"type": "integer", "minimum": 5, "maximum": 3}, "minimum"),
+        ({"enum": []}, "enum"),
+        ({"type": "string", "minLength": -1}, "minLength"),
+        ({"$ref": "#/$defs/nowhere"}, "$ref"),
+    ],
+)
+def test_a_schema_that_is_wrong_or_fits_nothing_is_named_too(schema: Any, keyword: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        constrain(Format(), response_format=ResponseFormat(kind="json_schema", source=schema))
+    assert f"'{keyword}'" in caught.value.message
+    assert caught.value.param == "response_format.json_schema.schema"
