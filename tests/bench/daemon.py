@@ -65,13 +65,13 @@ async def lmd(setup: Setup, arguments: Sequence[str] = (), log: Path | None = No
         config, log = folder / "lmd.toml", log or folder / "log"
         config.write_text(configuration(folder, setup))
         async with process([sys.executable, "-m", "lmd", "--config", config, *arguments], log) as child:
-            url = await _ready_url(child, log)
+            url = await ready_url(child, log)
             await until_healthy(child, url, log)
             names = names_of(setup.models, await served_models(url))
             yield Server(name="lmd", url=url, pid=child.pid, models=names)
 
 
-async def _ready_url(child: asyncio.subprocess.Process, log: Path) -> str:
+async def ready_url(child: asyncio.subprocess.Process, log: Path) -> str:
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     while asyncio.get_running_loop().time() < deadline:
         if line := _READY.search(log.read_text(errors="replace")):
