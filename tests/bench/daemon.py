@@ -51,7 +51,12 @@ def configuration(folder: Path, setup: Setup) -> str:
 
 
 @asynccontextmanager
-async def lmd(setup: Setup, arguments: Sequence[str] = (), log: Path | None = None) -> AsyncIterator[Server]:
+async def lmd(
+    setup: Setup,
+    arguments: Sequence[str] = (),
+    log: Path | None = None,
+    command: Sequence[str] = (sys.executable, "-m", "lmd"),
+) -> AsyncIterator[Server]:
     """Run lmd as long as the context lasts. No model is loaded yet: the first request of each loads it.
 
     ``arguments``: more of its command line. ``log``: where its output goes, to be read afterwards.
@@ -64,7 +69,7 @@ async def lmd(setup: Setup, arguments: Sequence[str] = (), log: Path | None = No
             (folder / "models" / path.name).symlink_to(path)
         config, log = folder / "lmd.toml", log or folder / "log"
         config.write_text(configuration(folder, setup))
-        async with process([sys.executable, "-m", "lmd", "--config", config, *arguments], log) as child:
+        async with process([*command, "--config", config, *arguments], log) as child:
             url = await ready_url(child, log)
             await until_healthy(child, url, log)
             names = names_of(setup.models, await served_models(url))
