@@ -8,6 +8,7 @@ take turns (A B A B …), and the table shows medians over the rounds.
 """
 
 import argparse
+import asyncio
 import json
 import sys
 import time
@@ -18,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
-from tests.bench import daemon, llama_source, peer
+from tests.bench import daemon, llama_source, peer, python_servers
 from tests.bench.machine import busy, machine, versions
 from tests.bench.report import OURS, PEERS, Comparison, put_block, spread, table
 from tests.bench.scenarios import SCENARIOS, Figures, Scenario
@@ -30,6 +31,11 @@ from tests.models.random_model import NAMED, RandomModel, cached
 
 Launch = Callable[[Setup], AbstractAsyncContextManager[Server]]
 LAUNCHERS: dict[str, Launch] = {PEERS: peer.llama_server, OURS: daemon.lmd}
+FOR_THE_READER: dict[str, Launch] = {
+    "llama_cpp.server": python_servers.llama_cpp_server,
+    "examples/server": python_servers.example_server,
+}
+"""llama-cpp-python's own servers: columns without a target."""
 
 
 async def compare(scenario: Scenario, setup: Setup, rounds: int, launchers: dict[str, Launch]) -> Comparison:
@@ -50,7 +56,9 @@ def setup_for(scenario: Scenario, model: RandomModel, threads: int) -> Setup:
         models: tuple[Path, ...] = (minilm(model.quantization),)
     else:
         models = tuple(cached(replace(model, seed=model.seed + number)) for number in range(scenario.n_models))
-    return Setup(models=models, threads=threads, parallel=8, n_ctx=scenario.n_ctx, embeds=scenario.embeds)
+    return Setup(
+        models=models, threads=threads, parallel=scenario.parallel, n_ctx=scenario.n_ctx, embeds=scenario.embeds
+    )
 
 
 def model_name(scenario: Scenario, model: RandomModel) -> str:
@@ -80,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quantization", choices=get_args(QuantName), default="Q8_0")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--also", choices=sorted(FOR_THE_READER), action="append", default=[], help="a further column")
     parser.add_argument("--only", choices=sorted(LAUNCHERS), help="run one server and print its figures as JSON")
     parser.add_argument("--write", type=Path, help="put the tables into this Markdown file")
     parser.add_argument("--json", type=Path, help="put the figures of every round into this file")
@@ -89,13 +98,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"no scenario {unknown[0]!r}; there are {', '.join(SCENARIOS)}")
     try:
         run_until_signalled(_compare_all([SCENARIOS[name] for name in names], given))
-    except (RequestFailed, ServerFailed, peer.BuildFailed, llama_source.SourceMissing) as exc:
+    except (
+        RequestFailed,
+        ServerFailed,
+        peer.BuildFailed,
+        llama_source.SourceMissing,
+        python_servers.CannotRun,
+    ) as exc:
         raise SystemExit(f"compare: {exc}") from exc
 
 
 async def _compare_all(scenarios: Sequence[Scenario], given: argparse.Namespace) -> None:
     model = replace(NAMED[given.model], quantization=given.quantization)
     launchers = {given.only: LAUNCHERS[given.only]} if given.only else LAUNCHERS
+    further = {name: FOR_THE_READER[name] for name in given.also}
+    if further:
+        try:
+            await asyncio.to_thread(python_servers.python)
+        except (python_servers.CannotRun, llama_source.SourceMissing) as exc:
+            tell(f"left out: {', '.join(further)}: {exc}")
+            further = {}
     if PEERS in launchers and peer.find() is None:
         tell("building llama-server, once: 6–9 minutes on two cores")
         peer.build()
@@ -104,7 +126,10 @@ async def _compare_all(scenarios: Sequence[Scenario], given: argparse.Namespace)
         setup = setup_for(scenario, model, given.threads)
         if (load := busy()) > 0.5:
             tell(f"the machine is not idle (load average {load:.1f}): the figures will be of little worth")
-        comparison = await compare(scenario, setup, given.rounds, launchers)
+        if further and not scenario.any_server:
+            tell(f"{scenario.name} is nothing for servers that tell no usage: without {', '.join(further)}")
+        all_ = {**launchers, **further} if scenario.any_server else launchers
+        comparison = await compare(scenario, setup, given.rounds, all_)
         figures[scenario.name] = comparison.rounds
         if given.only:
             continue

@@ -31,6 +31,8 @@ class Load:
     max_tokens: int = 64
     turns: int = 3
     seed: str = "0"
+    tells_usage: bool = True
+    """The server tells a stream's usage (`stream_chat`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,21 +110,29 @@ async def run_clients(clients: int, turns: int, request: Callable[[int, int], Aw
     return [timeline for task in tasks for timeline in task.result()]
 
 
-async def template_overhead(session: aiohttp.ClientSession, url: str, model: str) -> int:
+async def template_overhead(session: aiohttp.ClientSession, url: str, model: str, *, tells_usage: bool = True) -> int:
     """Tokens that the chat template adds to a prompt's words. Also the warm-up: it loads the model."""
     messages = unshared_chat(random.Random("warm-up"), 100)
-    timeline = await stream_chat(session, url, chat_body(model, messages, 8))
-    return timeline.prompt_tokens - n_words(messages)
+    body = chat_body(model, messages, 8)
+    if tells_usage:
+        return (await stream_chat(session, url, body)).prompt_tokens - n_words(messages)
+    whole = {key: value for key, value in body.items() if not key.startswith("stream")}
+    async with session.post(f"{url}/v1/chat/completions", json=whole) as response:
+        if response.status != 200:
+            raise RequestFailed(f"{response.status}: {(await response.text())[:500]}")
+        return int((await response.json())["usage"]["prompt_tokens"]) - n_words(messages)
 
 
 async def run(url: str, model: str, load: Load) -> Result:
     """Warm ``model`` up, then put ``load`` on the server at ``url``. RequestFailed where one request failed."""
     async with new_connections() as session:
-        words = max(2, load.prompt_tokens - await template_overhead(session, url, model))
+        overhead = await template_overhead(session, url, model, tells_usage=load.tells_usage)
+        words = max(2, load.prompt_tokens - overhead)
         prompts = unshared_prompts(load.seed, words)
 
         async def request(client: int, turn: int) -> Timeline:
-            return await stream_chat(session, url, chat_body(model, prompts(client, turn), load.max_tokens))
+            body = chat_body(model, prompts(client, turn), load.max_tokens)
+            return await stream_chat(session, url, body, tells_usage=load.tells_usage)
 
         return summarize(await run_clients(load.clients, load.turns, request), load.clients)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from tests.bench.scenarios import Figures, Row, Scenario
+from tests.bench.scenarios import Figures, Row, Scenario, ratio
 
 OURS, PEERS = "lmd", "llama-server"
 
@@ -23,21 +23,25 @@ class Comparison:
         return median(theirs), median(ours)
 
 
-def ratio(theirs: float, ours: float) -> float:
-    return ours / theirs if theirs else float("inf")
-
-
 def table(comparison: Comparison) -> str:
-    """One line for each row: the peer's median, ours, the ratio, the target, and whether it is reached."""
-    lines = [f"| {comparison.scenario.title} | {PEERS} | {OURS} | ratio | target |", "|---|---:|---:|---:|---|"]
+    """One line for each row: the peer's median, ours, the ratio, the target, and whether it is reached.
+
+    Further servers have a column each, for the reader.
+    """
+    others = [name for name in comparison.rounds if name not in {PEERS, OURS}]
+    head = [comparison.scenario.title, PEERS, OURS, "ratio", "target", *others]
+    lines = [f"| {' | '.join(head)} |", f"|---|---:|---:|---:|---|{'---:|' * len(others)}"]
     for row in comparison.scenario.rows:
         theirs, ours = comparison.medians(row)
-        against = ratio(theirs, ours)
-        sign = "≥" if row.is_speed else "≤"
-        verdict = "" if row.reached(against) else " **missed**"
-        cells = (row.title, _cell(theirs, row), _cell(ours, row), f"{against:.2f}", f"{sign} {row.target:.2f}{verdict}")
+        verdict = "" if row.reached(theirs, ours) else " **missed**"
+        cells = [row.title, _cell(theirs, row), _cell(ours, row), f"{ratio(theirs, ours):.2f}", _target(row) + verdict]
+        cells += [_cell(median(figures[row.figure] for figures in comparison.rounds[name]), row) for name in others]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _target(row: Row) -> str:
+    return f"{'≥' if row.is_speed else '≤'} {row.target:.2f}{' ' + row.unit if row.absolute else ''}"
 
 
 def spread(comparison: Comparison) -> str:
@@ -53,7 +57,7 @@ def spread(comparison: Comparison) -> str:
 
 
 def _cell(value: float, row: Row) -> str:
-    if row.is_speed:
+    if row.unit != "s":
         return f"{value:.1f} {row.unit}"
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
 

@@ -6,8 +6,9 @@ has a seed of its own, the same for both servers: they get the same prompts, and
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -26,16 +27,23 @@ class Row:
 
     figure: str
     title: str
-    unit: Literal["tokens/s", "texts/s", "s"]
+    unit: Literal["tokens/s", "texts/s", "s", "steps"]
     target: float
-    """At least this ratio for speeds, at most for seconds."""
+    """At least this ratio for speeds, at most for times."""
+    absolute: bool = False
+    """The target is for lmd's own figure, whatever the peer's is."""
 
     @property
     def is_speed(self) -> bool:
-        return self.unit != "s"
+        return self.unit.endswith("/s")
 
-    def reached(self, ratio: float) -> bool:
-        return ratio >= self.target if self.is_speed else ratio <= self.target
+    def reached(self, theirs: float, ours: float) -> bool:
+        against = ours if self.absolute else ratio(theirs, ours)
+        return against >= self.target if self.is_speed else against <= self.target
+
+
+def ratio(theirs: float, ours: float) -> float:
+    return ours / theirs if theirs else float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,19 +56,31 @@ class Scenario:
     measure: Callable[[Server, str], Awaitable[Figures]]
     n_models: int = 1
     n_ctx: int = 2048
+    parallel: int = 8
+    any_server: bool = False
+    """Servers that tell no usage in their streams can do it too."""
     embeds: bool = False
     """On an embedding model in MiniLM's shape."""
 
 
 CLIENTS = (1, 4, 8)
+BATCH = 512
+"""Prompt tokens that either server computes in one step."""
 
 
-async def throughput(server: Server, seed: str) -> Figures:
-    """128-token prompts that share nothing, 64 tokens out, at 1, 4 and 8 clients in turn."""
+async def throughput(server: Server, seed: str, at: Sequence[int] = CLIENTS) -> Figures:
+    """128-token prompts that share nothing, 64 tokens out, ``at`` so many clients in turn."""
     figures: dict[str, float] = {}
-    for clients in CLIENTS:
+    for clients in at:
         turns = 4 if clients == 1 else 2
-        load = Load(clients=clients, prompt_tokens=128, max_tokens=64, turns=turns, seed=f"{seed}/{clients}")
+        load = Load(
+            clients=clients,
+            prompt_tokens=128,
+            max_tokens=64,
+            turns=turns,
+            seed=f"{seed}/{clients}",
+            tells_usage=server.tells_usage,
+        )
         result = await run(server.url, server.model, load)
         figures[f"tokens_per_second_{clients}"] = result.tokens_per_second
         figures[f"ttft_p50_{clients}"] = result.ttft_p50
@@ -123,6 +143,31 @@ async def long_prompt(server: Server, seed: str) -> Figures:
     return {"gap_max": max(gaps), "ttft": long.ttft}
 
 
+async def cancelled_prompt(server: Server, seed: str, n_long: int = 4000) -> Figures:
+    """A prompt of ``n_long`` tokens is given up in the middle: when does a short one get the only sequence there is?
+
+    What a short prompt takes alone is taken off; what is left is the wait, told also in steps of a batch each.
+    """
+    async with new_connections() as session:
+        await template_overhead(session, server.url, server.model)
+
+        def ask(name: str, n_words: int) -> Coroutine[None, None, Timeline]:
+            messages = unshared_chat(random.Random(f"{seed}/{name}"), n_words)
+            return stream_chat(session, server.url, chat_body(server.model, messages, 4))
+
+        whole = await ask("whole", n_long)
+        step = whole.ttft * BATCH / whole.prompt_tokens
+        alone = percentile([(await ask(f"alone {n}", 32)).ttft for n in range(5)], 50)
+        waits = []
+        for n in range(5):
+            doomed = asyncio.create_task(ask(f"doomed {n}", n_long))
+            await asyncio.sleep(whole.ttft * (0.2 + 0.1 * n))
+            doomed.cancel()
+            await asyncio.gather(doomed, return_exceptions=True)
+            waits.append(max(0.0, (await ask(f"after {n}", 32)).ttft - alone))
+    return {"wait": percentile(waits, 50), "steps": max(waits) / step}
+
+
 async def model_swap(server: Server, seed: str) -> Figures:
     """Requests in turn for two models of which only one may stay in memory: from the request to the first text."""
     ttfts = []
@@ -151,12 +196,12 @@ async def embeddings(server: Server, seed: str) -> Figures:
     return {"together": percentile(together, 50), "apart": percentile(apart, 50)}
 
 
-def _throughput_rows() -> tuple[Row, ...]:
+def _throughput_rows(at: Sequence[int]) -> tuple[Row, ...]:
     rows = []
-    for clients in CLIENTS:
+    for clients in at:
         who = "1 client" if clients == 1 else f"{clients} clients"
         rows += [
-            Row(figure=f"tokens_per_second_{clients}", title=f"{who}, aggregate", unit="tokens/s", target=0.95),
+            Row(figure=f"tokens_per_second_{clients}", title=f"{who}, aggregate", unit="tokens/s", target=1.0),
             Row(figure=f"ttft_p50_{clients}", title=f"{who}, TTFT p50", unit="s", target=1.0),
             Row(figure=f"ttft_p99_{clients}", title=f"{who}, TTFT p99", unit="s", target=1.0),
             Row(figure=f"gap_p99_{clients}", title=f"{who}, inter-token p99", unit="s", target=1.0),
@@ -170,8 +215,17 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario(
             name="throughput",
             title="128-token prompts that share nothing, 64 tokens out",
-            rows=_throughput_rows(),
+            rows=_throughput_rows(CLIENTS),
             measure=throughput,
+            any_server=True,
+        ),
+        Scenario(
+            name="throughput-16",
+            title="the same with 16 sequences at once",
+            rows=_throughput_rows((16,)),
+            measure=partial(throughput, at=(16,)),
+            parallel=16,
+            any_server=True,
         ),
         Scenario(
             name="shared-prompt",
@@ -200,6 +254,17 @@ SCENARIOS: dict[str, Scenario] = {
             ),
             measure=long_prompt,
             n_ctx=6144,
+        ),
+        Scenario(
+            name="cancelled-prompt",
+            title="a 4,000-token prompt is cancelled in the middle, a short one takes its place",
+            rows=(
+                Row(figure="wait", title="median wait", unit="s", target=1.0),
+                Row(figure="steps", title="longest wait", unit="steps", target=1.0, absolute=True),
+            ),
+            measure=cancelled_prompt,
+            n_ctx=6144,
+            parallel=1,
         ),
         Scenario(
             name="model-swap",

@@ -50,6 +50,8 @@ class Server:
     url: str
     pid: int
     models: tuple[str, ...]
+    tells_usage: bool = True
+    """Its streams end with a count of tokens."""
 
     @property
     def model(self) -> str:
@@ -111,8 +113,8 @@ def run_until_signalled(work: Coroutine[None, None, None]) -> None:
         raise SystemExit(128 + signal.SIGTERM) from None
 
 
-async def until_healthy(child: asyncio.subprocess.Process, url: str, log: Path) -> None:
-    """Return once ``url``/health answers 200. ServerFailed where the process ends first or takes too long."""
+async def until_healthy(child: asyncio.subprocess.Process, url: str, log: Path, path: str = "/health") -> None:
+    """Return once ``path`` answers 200. ServerFailed where the process ends first or takes too long."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + START_SECONDS
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
@@ -120,13 +122,13 @@ async def until_healthy(child: asyncio.subprocess.Process, url: str, log: Path) 
             if child.returncode is not None:
                 raise ServerFailed(f"the server ended with {child.returncode} before it was ready:\n{tail(log)}")
             try:
-                async with session.get(f"{url}/health") as response:
+                async with session.get(f"{url}{path}") as response:
                     if response.status == 200:
                         return
             except (aiohttp.ClientError, TimeoutError):
                 pass
             await asyncio.sleep(0.05)
-    raise ServerFailed(f"{url}/health did not answer 200 within {START_SECONDS:.0f} s:\n{tail(log)}")
+    raise ServerFailed(f"{url}{path} did not answer 200 within {START_SECONDS:.0f} s:\n{tail(log)}")
 
 
 async def served_models(url: str) -> list[str]:

@@ -44,6 +44,7 @@ class ChatStream:
     pieces: list[float] = field(default_factory=list)
     """When each payload that carried text came."""
     usage: Mapping[str, Any] | None = None
+    reason: str | None = None
     done: bool = False
 
     def feed(self, payload: str | bytes, now: float) -> None:
@@ -56,7 +57,9 @@ class ChatStream:
             raise RequestFailed(f"error in the stream: {chunk['error']}")
         if chunk.get("usage"):
             self.usage = chunk["usage"]
-        delta = chunk["choices"][0].get("delta", {}) if chunk.get("choices") else {}
+        choice = chunk["choices"][0] if chunk.get("choices") else {}
+        self.reason = choice.get("finish_reason") or self.reason
+        delta = choice.get("delta", {})
         piece = (delta.get("reasoning_content") or "") + (delta.get("content") or "")
         self.text += piece
         if piece:
@@ -79,10 +82,13 @@ def chat_body(
     }
 
 
-async def stream_chat(session: aiohttp.ClientSession, url: str, body: Mapping[str, Any]) -> Timeline:
+async def stream_chat(
+    session: aiohttp.ClientSession, url: str, body: Mapping[str, Any], *, tells_usage: bool = True
+) -> Timeline:
     """Send ``body`` to ``url``/v1/chat/completions and read the stream to its end.
 
-    RequestFailed where the server refuses it, or where the stream breaks or is not whole.
+    RequestFailed where the server refuses it, or where the stream breaks or is not whole. Of a server that does not
+    tell a stream's usage the answer must have ended at ``max_tokens``: so many tokens are counted, and no prompt.
     """
     stream = ChatStream()
     sent = time.perf_counter()
@@ -95,6 +101,8 @@ async def stream_chat(session: aiohttp.ClientSession, url: str, body: Mapping[st
                     stream.feed(line[5:].strip(), time.perf_counter())
     except (aiohttp.ClientError, TimeoutError) as exc:
         raise RequestFailed(f"the connection broke after {len(stream.pieces)} pieces of text: {exc!r}") from exc
+    if not tells_usage and stream.reason == "length":
+        stream.usage = {"prompt_tokens": 0, "completion_tokens": body["max_tokens"]}
     if not (stream.done and stream.usage and stream.pieces):
         raise RequestFailed(
             f"the stream ended with {len(stream.pieces)} pieces of text, usage {stream.usage}, [DONE] {stream.done}"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.bench import load
 from tests.bench.load import Load, percentile, run, run_clients, summarize
-from tests.bench.stream import RequestFailed, Timeline
+from tests.bench.stream import RequestFailed, Timeline, chat_body, new_connections, stream_chat
 
 
 def _chunk(**fields: Any) -> bytes:
@@ -130,6 +130,24 @@ async def test_a_stream_that_is_not_whole_fails_the_run(
     server.script = lambda body: pieces if body["max_tokens"] != 8 else whole_answer(body)
     with pytest.raises(RequestFailed, match=complaint):
         await run(url, "m", Load(clients=2, max_tokens=3))
+
+
+async def test_of_a_server_that_tells_no_usage_what_was_asked_for_is_counted(scripted: tuple[Scripted, str]) -> None:
+    server, url = scripted
+    body = chat_body("m", [{"role": "user", "content": "Hello"}], 3)
+
+    def ending(reason: str) -> list[bytes]:
+        last = _chunk(choices=[{"index": 0, "delta": {}, "finish_reason": reason}])
+        return [_text("a"), _text("b"), last, b"data: [DONE]\n\n"]
+
+    async with new_connections() as session:
+        server.script = lambda body: ending("length")
+        assert (await stream_chat(session, url, body, tells_usage=False)).completion_tokens == 3
+        with pytest.raises(RequestFailed, match="usage None"):
+            await stream_chat(session, url, body)
+        server.script = lambda body: ending("stop")
+        with pytest.raises(RequestFailed, match="usage None"):
+            await stream_chat(session, url, body, tells_usage=False)
 
 
 async def test_a_refusal_tells_status_and_body(scripted: tuple[Scripted, str]) -> None:

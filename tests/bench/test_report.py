@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.bench.report import OURS, PEERS, Comparison, put_block, ratio, spread, table
-from tests.bench.scenarios import SCENARIOS, Row, Scenario
+from tests.bench.report import OURS, PEERS, Comparison, put_block, spread, table
+from tests.bench.scenarios import SCENARIOS, Row, Scenario, ratio
 from tests.bench.server import Server
 
 
@@ -39,6 +39,24 @@ def test_a_missed_target_is_told() -> None:
     lines = table(comparison([94, 94, 94], [1.1, 1.1, 1.1])).splitlines()
     assert lines[2].endswith("| 0.94 | ≥ 0.95 **missed** |")
     assert lines[3].endswith("| 0.55 | ≤ 0.50 **missed** |")
+
+
+def test_an_absolute_target_is_for_our_own_figure() -> None:
+    row = Row(figure="steps", title="longest wait", unit="steps", target=1.0, absolute=True)
+    scenario = Scenario(name="s", title="some work", rows=(row,), measure=_nothing)
+    told = [table(Comparison(scenario, {PEERS: [{"steps": 0.1}], OURS: [{"steps": ours}]})) for ours in (0.9, 1.1)]
+    assert told[0].endswith("| 0.1 steps | 0.9 steps | 9.00 | ≤ 1.00 steps |")
+    assert told[1].endswith("| ≤ 1.00 steps **missed** |")
+
+
+def test_further_servers_have_columns_of_their_own() -> None:
+    scenario = Scenario(name="s", title="some work", rows=(SPEED,), measure=_nothing)
+    found = Comparison(scenario, {PEERS: [{"speed": 2.0}], OURS: [{"speed": 3.0}], "other": [{"speed": 1.0}]})
+    assert table(found).splitlines() == [
+        "| some work | llama-server | lmd | ratio | target | other |",
+        "|---|---:|---:|---:|---|---:|",
+        "| aggregate | 2.0 tokens/s | 3.0 tokens/s | 1.50 | ≥ 0.95 | 1.0 tokens/s |",
+    ]
 
 
 def test_the_spread_shows_lowest_and_highest_of_both() -> None:

@@ -4,12 +4,13 @@ import signal
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.bench import compare, peer, scenarios
+from tests.bench import compare, peer, python_servers, scenarios
 from tests.bench.daemon import configuration, lmd
 from tests.bench.llama_source import SourceMissing, vocabulary_file
 from tests.bench.load import Load, run
@@ -65,6 +66,26 @@ async def test_llama_server_serves_under_load_and_ends() -> None:
     async with peer.llama_server(SETUP) as server:
         result = await run(server.url, server.model, SMALL)
         started = in_group(server.pid)
+    assert (result.requests, result.completion_tokens) == (4, 24)
+    assert psutil.wait_procs(started, timeout=5)[1] == []
+
+
+async def test_a_prompt_is_given_up_in_the_middle_and_another_takes_its_place() -> None:
+    setup = Setup(models=SETUP.models, threads=1, parallel=1, n_ctx=4096)
+    async with lmd(setup) as server:
+        figures = await scenarios.cancelled_prompt(server, "seed", n_long=900)
+    assert figures.keys() == {"wait", "steps"}
+    assert min(figures.values()) >= 0
+
+
+@pytest.mark.parametrize("launch", sorted(compare.FOR_THE_READER.values(), key=str))
+async def test_a_server_that_tells_no_usage_is_measured_all_the_same(launch: compare.Launch) -> None:
+    try:
+        async with launch(SETUP) as server:
+            result = await run(server.url, server.model, replace(SMALL, tells_usage=server.tells_usage))
+            started = in_group(server.pid)
+    except (python_servers.CannotRun, SourceMissing) as exc:
+        pytest.skip(str(exc))
     assert (result.requests, result.completion_tokens) == (4, 24)
     assert psutil.wait_procs(started, timeout=5)[1] == []
 
