@@ -36,7 +36,7 @@ from lmd.generation import (
     total_usage,
 )
 from lmd.log import request_id
-from lmd.worker.messages import Output, Prefilled
+from lmd.worker.messages import JoinedOutput, Output, Prefilled
 
 if TYPE_CHECKING:
     from lmd.api.watchers import Items
@@ -100,7 +100,7 @@ class Generation:
                     async for event in events:
                         yield event
             finally:
-                await leasing.release()
+                leasing.release()
 
     def _ranked_by_logprobs(self) -> GenerationRequest:
         """The request as the worker gets it: ``best_of`` needs the tokens' probabilities."""
@@ -181,8 +181,7 @@ class _Leasing:
     def __init__(self, services: Services, served: Served) -> None:
         self._changed = asyncio.Event()
         self._fraction: float | None = None
-        self._context = services.pool.lease(served.wanted, self._on_progress)
-        self._entering = asyncio.ensure_future(self._context.__aenter__())
+        self._entering = asyncio.ensure_future(services.pool.acquire(served.wanted, self._on_progress))
         self._entering.add_done_callback(lambda _: self._changed.set())
 
     def _on_progress(self, fraction: float) -> None:
@@ -203,12 +202,13 @@ class _Leasing:
     def lease(self) -> Lease:
         return self._entering.result()
 
-    async def release(self) -> None:
-        """Give the lease back, or stop waiting for it. What prevented it was told by `progress`."""
-        self._entering.cancel()
-        await asyncio.wait([self._entering])
-        if not self._entering.cancelled() and self._entering.exception() is None:
-            await self._context.__aexit__(None, None, None)
+    def release(self) -> None:
+        """Give the lease back, or stop waiting for it. What prevented it was told by `progress`.
+
+        Awaits nothing: a client that leaves in the moment when its answer ends cancels this task once more.
+        """
+        if not self._entering.cancel() and not self._entering.cancelled() and self._entering.exception() is None:
+            self._entering.result().close()
 
 
 async def _sequence(start: Callable[[], Items], prepared: Prepared, choice: int, pieces: PieceTimes) -> Events:
@@ -225,12 +225,13 @@ async def _sequence(start: Callable[[], Items], prepared: Prepared, choice: int,
                     if last:
                         pieces.add(now - last, item.n_tokens)
                     last = now
-                for event in parser.feed(item.text, item.n_tokens, item.logprobs):
+                steps = item.steps if isinstance(item, JoinedOutput) else [(len(item.text), item.n_tokens)]
+                for event in parser.feed(item.text, steps, item.logprobs):
                     yield event
             elif isinstance(item, Prefilled):
                 yield PromptProgress(item.done, item.total, choice)
             else:
-                for event in parser.feed(item.text, 0, None):
+                for event in parser.feed(item.text, (), None):
                     yield event
                 for event in parser.flush():
                     yield event

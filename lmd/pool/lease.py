@@ -1,6 +1,6 @@
 """A request's hold on an instance."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lmd.errors import WorkerDied
 from lmd.loading import LoadedModel
@@ -11,12 +11,14 @@ from lmd.worker.process import Worker
 
 
 class Lease:
-    """Comes from `Pool.lease`, ends with it. The instance is not unloaded meanwhile, but by force or a crash:
-    then everything raises Unloaded, Draining or WorkerDied."""
+    """Comes from `Pool.lease` or `Pool.acquire`, ends with `close`. The instance is not unloaded meanwhile, but by
+    force or a crash: then everything raises Unloaded, Draining or WorkerDied."""
 
-    def __init__(self, instance: Instance, waited: float) -> None:
+    def __init__(self, instance: Instance, waited: float, release: Callable[[Instance], None]) -> None:
         assert instance.loaded is not None
         self._instance = instance
+        self._release = release
+        self._closed = False
         self._answers: list[Mailbox] = []
         self.loaded: LoadedModel = instance.loaded
         self.waited = waited
@@ -60,6 +62,11 @@ class Lease:
         return self._instance.worker
 
     def close(self) -> None:
-        """Cancel what has not ended. Done by the pool."""
+        """Cancel what has not ended, and let go of the instance. Awaits nothing: whoever is cancelled while it gives
+        its lease back must not keep it."""
+        if self._closed:
+            return
+        self._closed = True
         for mailbox in self._answers:
             mailbox.close()
+        self._release(self._instance)

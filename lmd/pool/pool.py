@@ -110,9 +110,8 @@ class Pool:
 
     # ── requests ──────────────────────────────────────────────────────────────────────────────
 
-    @asynccontextmanager
-    async def lease(self, wanted: Wanted, on_progress: OnProgress | None = None) -> AsyncIterator[Lease]:
-        """Find or load the instance and hold it to the end of the block.
+    async def acquire(self, wanted: Wanted, on_progress: OnProgress | None = None) -> Lease:
+        """Find or load the instance and hold it until the lease is closed.
 
         Raises QueueTimeout, InsufficientMemory, LoadFailed (or what the worker says of the file), Overloaded while the
         load backs off after crashes, Draining. Cancelling the last request that waits for a JIT load abandons it.
@@ -120,20 +119,22 @@ class Pool:
         since = self._clock.now()
         instance = await self._hold(wanted, on_progress)
         waited = self._clock.now() - since if instance.ready_at > since else 0.0
+        return Lease(instance, waited, self._release)
+
+    @asynccontextmanager
+    async def lease(self, wanted: Wanted, on_progress: OnProgress | None = None) -> AsyncIterator[Lease]:
+        """`acquire` for the length of the block."""
+        lease = await self.acquire(wanted, on_progress)
         try:
-            lease = Lease(instance, waited)
-            try:
-                yield lease
-            finally:
-                lease.close()
+            yield lease
         finally:
-            self._release(instance)
+            lease.close()
 
     async def load(self, wanted: Wanted, on_progress: OnProgress | None = None, *, reload: bool = False) -> LoadOutcome:
         """Load it and leave it loaded. Clears a back-off; sets TTL, pin and identifier of what runs already.
 
         ``reload``: bring up a new worker though one runs, as is always done for a stale one; the old one ends with its
-        last lease. Where memory does not allow both, the old one has to end first. Raises what `lease` raises, and
+        last lease. Where memory does not allow both, the old one has to end first. Raises what `acquire` raises, and
         Conflict on a taken identifier.
         """
         since = self._clock.now()
