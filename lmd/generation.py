@@ -182,8 +182,8 @@ class RawPrompt:
     tokens: tuple[int, ...] | None = None
     suffix: str | None = None
     echo: bool = False
-    grammar: str | None = None
-    """GBNF or Lark that the completion has to follow."""
+    response_format: ResponseFormat = ResponseFormat()
+    """A grammar or regex that the completion has to follow; no JSON schema."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,6 +148,7 @@ def daemon(start_daemon: StartDaemon) -> Daemon:
     """One daemon with the tiny models for all tests that leave it as it is."""
     presets = {
         "counter": 'model = "tiny-chat"\naliases = ["gpt-count"]\n[sampling]\ntemperature = 0\n',
+        "aloud": 'model = "tiny-chat"\n[chat]\nreasoning = "on"\ninline_reasoning = true\n',
         "bob": 'model = "tiny-chat"\n[sampling]\ntemperature = 0\n[chat]\nsystem_prompt = "Your name is Bob."\n',
     }
     return start_daemon(presets=presets)

@@ -56,8 +56,8 @@ def _schemas(request: GenerationRequest) -> Iterator[tuple[str, Any]]:
         for number, tool in enumerate(prompt.tools):
             if tool.parameters is not None:
                 yield f"tools.{number}.function.parameters", tool.parameters
-        if prompt.response_format.source is not None:
-            yield "response_format", prompt.response_format.source
+    if prompt.response_format.source is not None:
+        yield "response_format", prompt.response_format.source
 
 
 def _written(schema: Any, param: str) -> str:

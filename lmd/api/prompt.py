@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 _TEMPLATE_KEY = "tokenizer.chat_template"
 
 
+Steps = Sequence[tuple[int, int]]
+"""How long the text of each step is, and how many tokens it was."""
+
+
 class Parser(Protocol):
     """Takes one choice's text apart. ``feed`` gets the text as it comes, cut anywhere."""
 
@@ -47,7 +51,7 @@ class Parser(Protocol):
     @property
     def reasoning_tokens(self) -> int: ...
 
-    def feed(self, text: str, n_tokens: int, logprobs: Sequence[TokenLogprob] | None) -> Sequence[GenerationEvent]: ...
+    def feed(self, text: str, steps: Steps, logprobs: Sequence[TokenLogprob] | None) -> Sequence[GenerationEvent]: ...
 
     def flush(self) -> Sequence[GenerationEvent]: ...
 
@@ -102,6 +106,7 @@ def _render(served: Served, prompt: ChatPrompt, lease: Lease) -> Turn:
         eos=loaded.eos_text,
         now=datetime.now().astimezone(),
         reasoning=chat.reasoning,
+        inline_reasoning=chat.inline_reasoning,
         control=control_texts(loaded.control_texts),
     )
 
@@ -138,7 +143,8 @@ async def _prepare_raw(
     echo = ""
     if prompt.echo:
         echo = prompt.text if prompt.tokens is None else await lease.detokenize(prompt.tokens)
-    constraint = None if prompt.grammar is None else Constraint("gbnf", prompt.grammar)
+    wanted = prompt.response_format
+    constraint = None if wanted.kind == "text" else Constraint(wanted.kind, str(wanted.source))
     if prompt.suffix:
         pieces = _filled_in(prompt, lease)
         return Prepared(generate=_orders(request, sampling, pieces, constraint=constraint), parser=PlainAnswer)
@@ -212,7 +218,7 @@ class PlainAnswer:
         self._choice = choice
         self._logprobs: list[TokenLogprob] = []
 
-    def feed(self, text: str, n_tokens: int, logprobs: Sequence[TokenLogprob] | None) -> Sequence[GenerationEvent]:
+    def feed(self, text: str, steps: Steps, logprobs: Sequence[TokenLogprob] | None) -> Sequence[GenerationEvent]:
         if logprobs:
             self._logprobs.extend(logprobs)
         if not text:
@@ -242,10 +248,10 @@ class ChatAnswer:
     def reasoning_tokens(self) -> int:
         return self._parser.reasoning_tokens
 
-    def feed(self, text: str, n_tokens: int, logprobs: Sequence[TokenLogprob] | None) -> Sequence[GenerationEvent]:
+    def feed(self, text: str, steps: Steps, logprobs: Sequence[TokenLogprob] | None) -> Sequence[GenerationEvent]:
         if logprobs:
             self._logprobs.extend(logprobs)
-        return self._told(self._parser.feed(text, n_tokens))
+        return self._told(self._parser.feed(text, steps))
 
     def flush(self) -> Sequence[GenerationEvent]:
         return self._told(self._parser.flush())

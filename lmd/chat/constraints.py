@@ -115,9 +115,10 @@ def _held(
                 start = f"lmd_calls | {start}"
         elif format_.reasoning and format_.reasoning_start:
             block = f"{literal(format_.reasoning_start)} {until(format_.reasoning_end.strip())}"
-            start = f"( {block} LMD_BLANKS )? {start}"
+            # Some templates write the end of a block that is empty without its start.
+            start = f"( ( {block} | {end} ) LMD_BLANKS )? {start}"
         if "LMD_BLANKS" in start:
-            rules += "\nLMD_BLANKS: /\\n{0,2}/\n"
+            rules += "\nLMD_BLANKS: /\\n{0,3}/\n"
     source = f"start: {start}\n{rules}"
     check_grammar(source, "tools" if calls else "response_format")
     return ConstraintSpec(kind="lark", source=source, triggers=triggers)

@@ -123,7 +123,10 @@ class CallGrammar:
             call_end = ""
         first = literal((format_.section_start + format_.call_start).lstrip().removeprefix(format_.prefill))
         between = literal(call_end + format_.separator + format_.call_start)
-        last = literal((call_end + format_.section_end).rstrip())
+        last = literal(call_end if format_.section_end else call_end.rstrip())
+        if format_.section_end:
+            # Some models end their turn with the last call.
+            last += f" ( {literal(format_.section_end.rstrip())} )?"
         if format_.call_lead and not first:
             first = f"( {literal(format_.call_lead)} )?"
         if format_.blank_after_start:

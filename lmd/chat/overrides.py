@@ -125,8 +125,8 @@ def _command_r_plus(format_: Format) -> Format:
     return Format(
         style=Style.JSON,
         json=JsonKeys(name="tool_name", arguments="parameters", array=True),
-        section_start="Action:\n```json",
-        section_end="```",
+        section_start="Action:\n```json\n",
+        section_end="\n```",
         stops=("<|END_OF_TURN_TOKEN|>", "<|START_OF_TURN_TOKEN|>"),
         parallel=True,
     )

@@ -72,11 +72,20 @@ class ChatParser:
     def in_reasoning(self) -> bool:
         return self._in_reasoning
 
-    def feed(self, text: str, n_tokens: int = 0) -> list[ChatEvent]:
-        """More of the answer, ``n_tokens`` tokens long. Tokens are reasoning when they came inside the block."""
-        if self._in_reasoning:
-            self.reasoning_tokens += n_tokens
-        self._advance(text)
+    def feed(self, text: str, steps: Sequence[tuple[int, int]] = ()) -> list[ChatEvent]:
+        """More of the answer. ``steps``: it came in pieces that long, of so many tokens each.
+
+        Tokens are reasoning when their piece came inside the block.
+        """
+        at = 0
+        for size, n_tokens in steps:
+            if self._in_reasoning:
+                self.reasoning_tokens += n_tokens
+            if size:
+                self._advance(text[at : at + size])
+            at += size
+        if at < len(text):
+            self._advance(text[at:])
         return self._taken()
 
     def flush(self) -> list[ChatEvent]:

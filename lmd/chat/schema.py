@@ -78,7 +78,9 @@ def _definitions(schema: Mapping[str, Any]) -> dict[str, Any]:
 def _innermost(schema: Mapping[str, Any], path: str, problem: str) -> tuple[str, Mapping[str, Any]]:
     """The innermost subschema that has ``problem``, and its path."""
     full = _definitions(schema)
-    hollow = {key: {name: {} for name in named} for key, named in full.items() if isinstance(named, Mapping)}
+    hollow: dict[str, Any] = {
+        key: {name: {} for name in named} for key, named in full.items() if isinstance(named, Mapping)
+    }
     # Empty definitions first: what a subschema only refers to is mostly not its own problem.
     for root in (hollow, full):
         best, best_where, depth = schema, path, 0

@@ -32,6 +32,8 @@ class ChatSettings:
     """The text of ``template_file``."""
     reasoning: Reasoning = "auto"
     """How much the model is asked to think; "auto": the model's own default."""
+    inline_reasoning: bool = False
+    """Leave reasoning in the answer's text, between the model's own markers."""
     template_args: Mapping[str, Any] = field(default_factory=dict)
     """Variables for the template."""
 
@@ -80,6 +82,7 @@ class _Chat(_Table):
     system_prompt: str | None = None
     template_file: Annotated[str, MinLen(1)] | None = None
     reasoning: Reasoning | None = None
+    inline_reasoning: bool | None = None
     template_args: dict[str, Any] = {}
 
 
@@ -235,6 +238,7 @@ def _chat_over(file: PresetFile, base: ChatSettings) -> ChatSettings:
         template_file=file.template_file if has_template else base.template_file,
         template=file.template if has_template else base.template,
         reasoning=said.reasoning or base.reasoning,
+        inline_reasoning=base.inline_reasoning if said.inline_reasoning is None else said.inline_reasoning,
         template_args={**base.template_args, **said.template_args},
     )
 

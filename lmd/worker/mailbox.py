@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from lmd.errors import LmdError
-from lmd.worker.messages import Finished, Output, Prefilled
+from lmd.worker.messages import Finished, JoinedOutput, Output, Prefilled
 
 
 class Mailbox(AsyncIterator[Output | Prefilled | Finished]):
@@ -104,11 +104,12 @@ class Mailbox(AsyncIterator[Output | Prefilled | Finished]):
         outputs = [first, *self._more]
         self._more = []
         logprobs = [entry for output in outputs if output.logprobs for entry in output.logprobs]
-        return Output(
+        return JoinedOutput(
             self.id,
             "".join(output.text for output in outputs),
             sum(output.n_tokens for output in outputs),
             logprobs if any(output.logprobs is not None for output in outputs) else None,
+            [(len(output.text), output.n_tokens) for output in outputs],
         )
 
     def close(self) -> None:

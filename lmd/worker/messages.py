@@ -152,6 +152,13 @@ class Output(Struct, array_like=True, frozen=True):
     logprobs: list[TokenLogprob] | None = None
 
 
+class JoinedOutput(Output, array_like=True, frozen=True):
+    """What several steps added, joined on the daemon's side while nobody took it; never sent."""
+
+    steps: list[tuple[int, int]] = []
+    """Of each step, how long its text is and how many tokens it was."""
+
+
 class Prefilled(Struct, array_like=True, frozen=True):
     """``done`` of the ``total`` prompt tokens of sequence ``id`` are computed (or came from a cache)."""
 

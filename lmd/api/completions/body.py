@@ -47,6 +47,7 @@ class Sampled(Body):
     ignore_eos: bool | None = None
     cache_prompt: bool | None = None
     grammar: str | None = None
+    regex: str | None = None
     # What llama-server and LM Studio have beyond OpenAI; the meanings and bounds are those of SamplingParams.
     context_overflow: ContextOverflow | None = None
     repeat_last_n: Annotated[int, Field(ge=-1, le=65536)] | None = None

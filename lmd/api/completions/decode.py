@@ -1,7 +1,7 @@
 """OpenAI bodies to `GenerationRequest`. Pure: bytes in, values out, InvalidRequest on what cannot be served."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -167,17 +167,12 @@ def _logit_bias(said: dict[str, float] | None) -> dict[int, float]:
 
 def _prompts(said: wire.CompletionBody) -> list[RawPrompt]:
     prompt = said.prompt
-    echo = bool(said.echo)
+    plain = RawPrompt(suffix=said.suffix, echo=bool(said.echo), response_format=_grammar(said) or ResponseFormat())
     if isinstance(prompt, str):
-        return [RawPrompt(text=prompt, suffix=said.suffix, echo=echo, grammar=said.grammar)]
+        return [replace(plain, text=prompt)]
     if isinstance(prompt[0], int):
-        return [RawPrompt(tokens=_tokens(prompt), suffix=said.suffix, echo=echo, grammar=said.grammar)]
-    return [
-        RawPrompt(text=one, suffix=said.suffix, echo=echo, grammar=said.grammar)
-        if isinstance(one, str)
-        else RawPrompt(tokens=_tokens(one), suffix=said.suffix, echo=echo, grammar=said.grammar)
-        for one in prompt
-    ]
+        return [replace(plain, tokens=_tokens(prompt))]
+    return [replace(plain, text=one) if isinstance(one, str) else replace(plain, tokens=_tokens(one)) for one in prompt]
 
 
 def _tokens(said: Sequence[object]) -> tuple[int, ...]:
@@ -257,12 +252,22 @@ def _tool_choice(said: wire.ChatBody) -> ToolChoice:
     return ToolChoice("named", name)
 
 
+def _grammar(said: wire.Sampled) -> ResponseFormat | None:
+    """What the answer has to follow, said beyond OpenAI's fields: GBNF, Lark, or a regex."""
+    if said.grammar is not None and said.regex is not None:
+        raise InvalidRequest("'grammar' and 'regex' cannot both say what the answer is.", param="regex")
+    if said.regex is not None:
+        return ResponseFormat(kind="regex", source=said.regex)
+    return None if said.grammar is None else ResponseFormat(kind="gbnf", source=said.grammar)
+
+
 def _response_format(said: wire.ChatBody) -> ResponseFormat:
     wanted = said.response_format
-    if said.grammar is not None:
+    if (grammar := _grammar(said)) is not None:
         if wanted is not None and not isinstance(wanted, wire.TextFormat):
-            raise InvalidRequest("'grammar' and 'response_format' cannot both say what the answer is.", param="grammar")
-        return ResponseFormat(kind="gbnf", source=said.grammar)
+            field = "regex" if grammar.kind == "regex" else "grammar"
+            raise InvalidRequest(f"'{field}' and 'response_format' cannot both say what the answer is.", param=field)
+        return grammar
     if wanted is None or isinstance(wanted, wire.TextFormat):
         return ResponseFormat()
     if isinstance(wanted, wire.JsonObjectFormat):

@@ -113,10 +113,12 @@ def test_a_reasoning_tag_in_the_middle_of_text_is_text() -> None:
 
 
 def test_tokens_inside_the_block_are_counted() -> None:
-    reading = parser(HERMES)
-    for piece in ("<think>", "a", "b", "</think>", "c"):
-        reading.feed(piece, 1)
-    assert reading.reasoning_tokens == 3
+    pieces = ("<think>", "a", "b", "</think>", "c")
+    apart, joined = parser(HERMES), parser(HERMES)
+    for piece in pieces:
+        apart.feed(piece, [(len(piece), 1)])
+    joined.feed("".join(pieces), [(len(piece), 1) for piece in pieces])
+    assert apart.reasoning_tokens == joined.reasoning_tokens == 3
 
 
 # ── calls ─────────────────────────────────────────────────────────────────────────────────────

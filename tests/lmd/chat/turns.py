@@ -115,7 +115,7 @@ def joined(events: Iterable[ChatEvent]) -> Read:
 def read(parser: ChatParser, pieces: Iterable[str]) -> Read:
     events: list[ChatEvent] = []
     for piece in pieces:
-        events += parser.feed(piece, 1)
+        events += parser.feed(piece, [(len(piece), 1)])
     return joined([*events, *parser.flush()])
 
 

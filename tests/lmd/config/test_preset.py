@@ -69,6 +69,7 @@ def test_every_key_of_a_preset_arrives(folder: Path) -> None:
         system_prompt = "Be brief."
         template_file = "chat.jinja"
         reasoning = "low"
+        inline_reasoning = true
         [chat.template_args]
         enable_thinking = false
         nested = { a = [1, 2] }
@@ -108,9 +109,10 @@ def test_every_key_of_a_preset_arrives(folder: Path) -> None:
     assert found.chat.system_prompt == "Be brief."
     assert (found.chat.template_file, found.chat.template) == (folder / "chat.jinja", "{{ messages }}")
     assert found.chat.reasoning == "low"
+    assert found.chat.inline_reasoning
     assert found.chat.template_args == {"enable_thinking": False, "nested": {"a": [1, 2]}}
     assert found.origins["load.threads"] == f"{folder}/p.toml:13"
-    assert found.origins["chat.template_args.nested"] == f"{folder}/p.toml:39"
+    assert found.origins["chat.template_args.nested"] == f"{folder}/p.toml:40"
 
 
 def test_a_preset_that_names_only_a_model_leaves_the_rest_unsaid(folder: Path) -> None:

@@ -76,6 +76,7 @@ def refused(kind: Any, said: Any) -> InvalidRequest:
         ("ignore_eos", "no", "ignore_eos"),
         ("cache_prompt", 1, "cache_prompt"),
         ("grammar", {}, "grammar"),
+        ("regex", ["a"], "regex"),
     ],
 )  # fmt: skip
 def test_a_known_field_of_the_wrong_type_is_named(field: str, value: Any, param: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from lmd.api.completions.decode import decode_chat, decode_completion
 from lmd.errors import InvalidRequest, Unsupported
-from lmd.generation import ChatPrompt, GenerationRequest, RawPrompt, Role, SamplingParams, TextPart
+from lmd.generation import ChatPrompt, GenerationRequest, RawPrompt, ResponseFormat, Role, SamplingParams, TextPart
 
 GOOD: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
 
@@ -176,4 +176,17 @@ def test_a_best_of_that_cannot_be_is_refused(said: Any) -> None:
 def test_suffix_and_grammar_of_a_completion_are_kept() -> None:
     prompt = completion(suffix="end", grammar='root ::= "a"')[0].prompt
     assert isinstance(prompt, RawPrompt)
-    assert (prompt.suffix, prompt.grammar) == ("end", 'root ::= "a"')
+    assert (prompt.suffix, prompt.response_format) == ("end", ResponseFormat(kind="gbnf", source='root ::= "a"'))
+
+
+def test_a_regex_is_kept_and_goes_with_no_other_form() -> None:
+    wanted = ResponseFormat(kind="regex", source="[ab]+")
+    assert [request.prompt.response_format for request in completion(prompt=["a", "b"], regex="[ab]+")] == [wanted] * 2
+    assert chat(regex="[ab]+", response_format={"type": "text"}).prompt.response_format == wanted
+    for more, param in (
+        ({"grammar": "start: /a/"}, "regex"),
+        ({"response_format": {"type": "json_object"}}, "regex"),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            chat(regex="[ab]+", **more)
+        assert caught.value.param == param
