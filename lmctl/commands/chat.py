@@ -149,43 +149,48 @@ def told(answer: Answer) -> str:
 
 def converse(talk: Conversation, *, stats: bool) -> None:
     """Questions from the terminal until its end. Ctrl-C ends the answer, or empties the line; never the program."""
-    import readline  # noqa: F401  # importing it gives input() line editing and history
-
     note(f"Talking to {talk.model}. {HELP}")
     while True:
         try:
-            question = read_question()
+            if not take_turn(talk, stats=stats):
+                return
         except EOFError:
             print()
             return
         except KeyboardInterrupt:
-            note("\nCtrl-D or /exit leaves.")
-            continue
-        match question.strip():
-            case "":
-                continue
-            case "/exit" | "/bye" | "/quit":
-                return
-            case "/clear":
-                talk.said.clear()
-                note("Forgotten.")
-                continue
-            case "/help" | "/?":
-                note(HELP)
-                continue
-        try:
-            print_answer(talk, question, stats=stats)
-        except KeyboardInterrupt:
-            note("Stopped.")
-        except CommandError as error:
-            # The daemon may be back for the next question; what was said stays.
-            print_error(error, as_json=False)
+            note("Ctrl-D or /exit leaves.")
+
+
+def take_turn(talk: Conversation, *, stats: bool) -> bool:
+    """One question and its answer. False: the person wants to leave."""
+    question = read_question()
+    match question.strip():
+        case "":
+            pass
+        case "/exit" | "/bye" | "/quit":
+            return False
+        case "/clear":
+            talk.said.clear()
+            note("Forgotten.")
+        case "/help" | "/?":
+            note(HELP)
+        case _:
+            try:
+                print_answer(talk, question, stats=stats)
+            except KeyboardInterrupt:
+                note("Stopped.")
+            except CommandError as error:
+                # The daemon may be back for the next question; what was said stays.
+                print_error(error, as_json=False)
+    return True
 
 
 def read_question() -> str:
     """One question: a line, or several where each but the last ends with a backslash."""
-    lines = [input("> ")]
+    from lmctl.prompt import read_line
+
+    lines = [read_line("> ")]
     while lines[-1].endswith("\\"):
         lines[-1] = lines[-1][:-1]
-        lines.append(input(". "))
+        lines.append(read_line(". "))
     return "\n".join(lines)

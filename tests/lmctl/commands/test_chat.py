@@ -160,6 +160,26 @@ async def test_ctrl_c_stops_the_answer_and_not_the_program(daemon: FakeDaemon) -
     assert sent == [["one"], ["one", "Hello → 😀", "two"]]
 
 
+async def test_ctrl_c_at_the_prompt_empties_the_line_at_once_whenever_it_is_typed(daemon: FakeDaemon) -> None:
+    daemon.pieces = HELLO
+    async with talking(daemon) as screen:
+        await ask(screen, "whole")
+        await screen.until("lo → 😀")
+        for typed in ("", "half a question") * 10:
+            await screen.until("> ")
+            screen.type(f"{typed}\x03")  # nothing is typed after it, so that nothing else can bring it about
+            await screen.until("leaves")
+        await ask(screen, "\x1b[A")  # what was given up is not in the history
+        await screen.until("lo → 😀")
+        await ask(screen, "one\\")
+        await screen.until(". ")
+        screen.type("half of two lines\x03")
+        await screen.until("leaves")
+        await ask(screen, "/exit")
+        assert await screen.end() == 0
+    assert [body["messages"][-1]["content"] for body in chats(daemon)] == ["whole", "whole"]  # type: ignore[index]
+
+
 async def test_an_error_in_a_conversation_does_not_end_it(daemon: FakeDaemon) -> None:
     daemon.failure = (503, Failure(code="draining", message="lmd is stopping."))
     async with talking(daemon) as screen:
