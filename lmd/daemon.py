@@ -18,8 +18,10 @@ from typing import Any
 from aiohttp import web
 
 from lmd import log, systemd
+from lmd.api import control as control_api
 from lmd.api.app import client_app, control_app
-from lmd.api.connections import ClientRunner
+from lmd.api.completions import errors as openai_errors
+from lmd.api.connections import Runner
 from lmd.api.idle import Idleness
 from lmd.api.listen import ControlSocket, bind_http, bound_hosts, refuse_exposed, url_of
 from lmd.api.rows import current_problems
@@ -150,8 +152,9 @@ class Daemon:
             "shutdown_timeout": _CLOSING_SECONDS,
             "handle_signals": False,
         }
-        for_clients = ClientRunner(
+        for_clients = Runner(
             clients,
+            openai_errors.error_body,
             lambda: self._config.snapshot.settings.limits.stall_timeout,
             keepalive_timeout=min(limits.receive_timeout, 1e9),
             max_line_size=limits.header_size,
@@ -161,7 +164,7 @@ class Daemon:
         runners: list[web.AppRunner] = []
         for app, runner, sockets in (
             (clients, for_clients, listening.http),
-            (control, web.AppRunner(control, **common), listening.control),
+            (control, Runner(control, control_api.error_body, **common), listening.control),
         ):
             app.middlewares.insert(0, self._idleness.middleware())
             await runner.setup()

@@ -1,4 +1,4 @@
-"""The HTTP port's connections: no client stalls its answer for ever, and what is no HTTP gets an error like any other.
+"""Connections: no client stalls its answer for ever, and what is no HTTP gets an error like any other.
 
 Slow senders are cut by aiohttp's own keep-alive timeout, which counts until a request's head is whole, and by
 `lmd.api.middleware.json_body`.
@@ -12,8 +12,9 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.web_protocol import RequestPayloadError
 
-from lmd.api.completions.errors import error_body
+from lmd.api.middleware import ErrorShape
 from lmd.api.status import HttpError, internal_error
 
 logger = logging.getLogger(__name__)
@@ -22,11 +23,12 @@ logger = logging.getLogger(__name__)
 class Connection(web.RequestHandler):
     """One connection. A client that takes nothing for ``patience()`` seconds is cut off; 0: never."""
 
-    __slots__ = ("_patience", "_stalled")
+    __slots__ = ("_patience", "_shape", "_stalled")
 
-    def __init__(self, patience: Callable[[], float], *args: Any, **kwargs: Any) -> None:
+    def __init__(self, patience: Callable[[], float], shape: ErrorShape, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._patience = patience
+        self._shape = shape
         self._stalled: asyncio.TimerHandle | None = None
 
     def pause_writing(self) -> None:
@@ -54,6 +56,11 @@ class Connection(web.RequestHandler):
             logger.info("%s takes nothing of its answer, and is cut off", self.transport.get_extra_info("peername"))
             self.transport.abort()
 
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        # The request was answered with what is wrong with its body; the rest of that cannot be read either.
+        if not isinstance(kwargs.get("exc_info"), RequestPayloadError):
+            super().log_exception(*args, **kwargs)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -75,33 +82,41 @@ class Connection(web.RequestHandler):
         else:
             logger.debug("%s sent no HTTP request: %s", request.remote, type(exc).__name__)
             error = HttpError(status, "bad_request", "This is no HTTP request that can be read.")
-        response = web.Response(body=error_body(error, status), status=status, content_type="application/json")
+        response = web.Response(body=self._shape(error, status), status=status, content_type="application/json")
         response.force_close()
         return response
 
 
 class _Server(web.Server):
-    def __init__(self, patience: Callable[[], float], *args: Any, **kwargs: Any) -> None:
+    def __init__(self, patience: Callable[[], float], shape: ErrorShape, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._patience = patience
+        self._shape = shape
 
     def __call__(self) -> web.RequestHandler:
-        return Connection(self._patience, self, loop=self._loop, **self._kwargs)
+        return Connection(self._patience, self._shape, self, loop=self._loop, **self._kwargs)
 
 
-class ClientRunner(web.AppRunner):
-    """An AppRunner whose connections are `Connection`. ``patience``: seconds that a client may stall; 0: any."""
+class Runner(web.AppRunner):
+    """An AppRunner whose connections are `Connection`.
 
-    __slots__ = ("_patience",)
+    ``patience``: seconds that a client may stall; 0: any. ``shape``: of what is said to those who speak no HTTP.
+    """
 
-    def __init__(self, app: web.Application, patience: Callable[[], float], **kwargs: Any) -> None:
+    __slots__ = ("_patience", "_shape")
+
+    def __init__(
+        self, app: web.Application, shape: ErrorShape, patience: Callable[[], float] = lambda: 0.0, **kwargs: Any
+    ) -> None:
         super().__init__(app, **kwargs)
         self._patience = patience
+        self._shape = shape
 
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()
         return _Server(
             self._patience,
+            self._shape,
             plain.request_handler,
             request_factory=plain.request_factory,
             handler_cancellation=plain.handler_cancellation,

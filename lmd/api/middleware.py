@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from aiohttp.web_protocol import RequestPayloadError
 
 from lmd import log
 from lmd.api.activity import RequestRecord, recording
@@ -116,6 +117,13 @@ def errors_in_shape(shape_of: Callable[[str], ErrorShape]) -> Middleware:
             error = of_http_exception(raised, request.method, request.path)
             if "Allow" in raised.headers:
                 headers["Allow"] = raised.headers["Allow"]
+        except RequestPayloadError:
+            error = HttpError(
+                400,
+                "unreadable_body",
+                "The request's body is not encoded as its headers say.",
+                hint="Look at Content-Encoding and Transfer-Encoding.",
+            )
         except ConnectionError:
             raise  # the client left
         except Exception:

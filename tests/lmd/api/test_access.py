@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from lmd.api.app import client_app
+from lmd.protocol import Failure
 from tests.conftest import Daemon, StartDaemon
 from tests.lmd.api.conftest import Stack
 
@@ -290,3 +292,28 @@ def test_what_is_no_http_gets_an_error_in_shape(narrow: Daemon, raw: bytes, stat
         head, _, body = everything(connection).partition(b"\r\n\r\n")
     assert int(head.split()[1]) == status
     assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("encoding", [b"Content-Encoding: gzip\r\nContent-Length: 4", b"Transfer-Encoding: chunked"])
+def test_a_body_that_is_not_encoded_as_it_says_is_a_400(narrow: Daemon, encoding: bytes) -> None:
+    with connected(narrow) as connection:
+        connection.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Connection: close\r\n" + encoding + b"\r\n\r\nzz{}"
+        )
+        head, _, body = everything(connection).partition(b"\r\n\r\n")
+    assert int(head.split()[1]) == 400
+    assert json.loads(body)["error"]["code"] in {"unreadable_body", "bad_request"}
+    assert "Traceback" not in narrow.log
+
+
+def test_what_is_no_http_gets_an_error_in_the_control_sockets_shape(narrow: Daemon) -> None:
+    for raw in (b"BREW /status HTTP/1.1\r\nHost: a\r\n\r\n", b"GET \0/status HTTP/1.1\r\nHost: a\r\n\r\n"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(30)
+            connection.connect(str(narrow.socket))
+            connection.sendall(raw)
+            head, _, body = everything(connection).partition(b"\r\n\r\n")
+        assert int(head.split()[1]) == 400
+        assert msgspec.json.decode(body, type=Failure).code == "bad_request"
+    assert "Traceback" not in narrow.log
