@@ -9,7 +9,7 @@ PYTEST_ARGS ?= -q -n 2
 # For example BENCH_ARGS="--rounds 5 --write docs/benchmarks.md"; docs/benchmarks.md says more.
 BENCH_ARGS ?=
 
-.PHONY: help venv demo run test lint format bench completions man install clean
+.PHONY: help venv demo run test lint format bench completions man install package test-package clean
 
 help:
 	@echo "make demo     build the environment, serve the bundled model, chat with it, stop"
@@ -20,6 +20,8 @@ help:
 	@echo "make bench    measure lmd against llama-server"
 	@echo "make completions, make man   write packaging/completions and packaging/man anew"
 	@echo "make install  as root: lmd for the whole machine, in /opt/lmd, with its systemd units"
+	@echo "make package  Debian packages for Debian 12 and 13, into dist; docs/packages.md says more"
+	@echo "make test-package   as root: build them and try them in clean machines"
 	@echo "make venv     the environment alone"
 	@echo "make clean    remove the environment and all caches"
 
@@ -60,6 +62,12 @@ man: venv
 
 install:
 	bash packaging/install.sh
+
+package:
+	bash packaging/deb/build.sh
+
+test-package: venv package
+	LMD_PACKAGES='$(CURDIR)/dist' $(BIN)/pytest -q -rs tests/packaging/test_deb.py
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
