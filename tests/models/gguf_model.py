@@ -129,12 +129,43 @@ def write_model(
     quantization's blocks.
     """
     kind = GGMLQuantizationType[quantization]
+
+    def add_metadata(writer: Any) -> None:
+        _add_shape(writer, shape)
+        writer.add_file_type(FILE_TYPES[quantization])
+
     tensors = tensor_shapes(shape, vocabulary.n_tokens)
     _check_rows(tensors, kind)
+    write_tensors(
+        path,
+        architecture=shape.architecture,
+        name=name,
+        vocabulary=vocabulary,
+        add_metadata=add_metadata,
+        tensors=tensors,
+        weights=weights,
+        kind=kind,
+    )
+
+
+def write_tensors(
+    path: Path,
+    *,
+    architecture: str,
+    name: str,
+    vocabulary: Vocabulary,
+    add_metadata: Callable[[Any], None],
+    tensors: Mapping[str, tuple[int, ...]],
+    weights: WeightSource,
+    kind: GGMLQuantizationType,
+) -> None:
+    """Write a model of any ``architecture``: ``add_metadata`` is given the writer, ``tensors`` stand in file order."""
     partial = path.with_name(path.name + ".partial")
-    writer = GGUFWriter(partial, shape.architecture)
+    writer = GGUFWriter(partial, architecture)
     try:
-        _add_metadata(writer, name, shape, vocabulary, FILE_TYPES[quantization])
+        writer.add_name(name)
+        add_metadata(writer)
+        _add_vocabulary(writer, vocabulary)
         for tensor, dimensions in tensors.items():
             stored = kind if len(dimensions) > 1 else GGMLQuantizationType.F32
             layout, data_type = _storage(dimensions, stored)
@@ -184,8 +215,7 @@ def _check_rows(tensors: Mapping[str, tuple[int, ...]], kind: GGMLQuantizationTy
             )
 
 
-def _add_metadata(writer: Any, name: str, shape: Shape, vocabulary: Vocabulary, file_type: LlamaFileType) -> None:
-    writer.add_name(name)
+def _add_shape(writer: Any, shape: Shape) -> None:
     writer.add_context_length(shape.n_ctx_train)
     writer.add_embedding_length(shape.width)
     writer.add_block_count(shape.layers)
@@ -195,8 +225,10 @@ def _add_metadata(writer: Any, name: str, shape: Shape, vocabulary: Vocabulary, 
     writer.add_layer_norm_rms_eps(shape.rms_epsilon)
     writer.add_rope_freq_base(shape.rope_freq_base)
     writer.add_rope_dimension_count(shape.head_dim)
+
+
+def _add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
     writer.add_vocab_size(vocabulary.n_tokens)
-    writer.add_file_type(file_type)
     for key, field in vocabulary.fields.items():
         writer.add_key_value(key, field.value, field.type, field.element_type)
     if vocabulary.chat_template:

@@ -68,12 +68,19 @@ def chat(question: str, system: str = "") -> str:
 
 
 class Driver:
-    """An engine on the tiny model, driven by hand."""
+    """An engine on the tiny model, or that at ``path``, driven by hand."""
 
-    def __init__(self, backend: Backend, draft_path: str | None = None, prompt_cache: int = 0, **params: Any) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        draft_path: str | None = None,
+        prompt_cache: int = 0,
+        path: Path = TINY,
+        **params: Any,
+    ) -> None:
         self.sink = Recorder()
         self.instance = EngineInstance(
-            backend, str(TINY), LoadParams(**params), self.sink, draft_path=draft_path, prompt_cache=prompt_cache
+            backend, str(path), LoadParams(**params), self.sink, draft_path=draft_path, prompt_cache=prompt_cache
         )
         self.engine = self.instance.engine
         self._next = 0
