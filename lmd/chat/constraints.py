@@ -125,10 +125,11 @@ def _held(
 
 
 def _after_empty_text(format_: Format, calls: str) -> str:
-    """``calls``, where a template writes the markers of the answer's text also around none (Kimi K3)."""
-    if format_.prefill or not (format_.text_openings and format_.text_closings):
+    """``calls``, where a template writes the markers of the answer's text also around none (Kimi K3, GigaChat)."""
+    if format_.prefill or not format_.text_closings:
         return calls
-    return f"( {literal(format_.text_openings[0])} {literal(format_.text_closings[0])} )? {calls}"
+    around = (*format_.text_openings[:1], format_.text_closings[0])
+    return f"( {' '.join(map(literal, around))} LMD_BLANKS )? {calls}"
 
 
 def _wrapped(format_: Format, answer: str) -> str:
