@@ -299,13 +299,13 @@ class PromptProgress:
     choice: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # one for every token: freezing would triple what it costs
 class ReasoningDelta:
     text: str
     choice: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # one for every token: freezing would triple what it costs
 class TextDelta:
     text: str
     choice: int = 0
