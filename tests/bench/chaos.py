@@ -227,7 +227,7 @@ def described(outcome: Outcome) -> str:
         story += (
             f" The last daemon held, after its second and after its last round: processes {first.processes} and"
             f" {last.processes}, file descriptors {first.files} and {last.files}, threads {first.threads} and"
-            f" {last.threads}, memory {_mib(first.rss)} and {_mib(last.rss)}."
+            f" {last.threads}; memory in MiB {', '.join(f'{one.rss / 2**20:.0f}' for one in outcome.held)}."
         )
     if outcome.could_not:
         story += f" Not tried: {', '.join(outcome.could_not)}."
