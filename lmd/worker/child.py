@@ -87,7 +87,9 @@ class Child:
 def _environment() -> dict[str, str]:
     """Ours, without what is meant for the daemon alone (systemd's sockets, notifications and watchdog)."""
     ours = {k: v for k, v in os.environ.items() if k not in _FOR_THE_DAEMON}
-    return ours | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    # ggml's backtrace starts gdb where there is one: a second in which clients wait, and a hundred lines that push what
+    # failed out of the log's end. Python's own shows where we were.
+    return ours | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "GGML_NO_BACKTRACE": "1"}
 
 
 _FOR_THE_DAEMON = frozenset(
