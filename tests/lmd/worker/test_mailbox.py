@@ -5,7 +5,7 @@ import pytest
 from lmd.errors import WorkerDied
 from lmd.generation import FinishReason, TokenLogprob, Usage
 from lmd.worker.mailbox import Mailbox
-from lmd.worker.messages import Finished, Output, Prefilled
+from lmd.worker.messages import Finished, JoinedOutput, Output, Prefilled
 
 END = Finished(1, FinishReason.EOG, Usage())
 
@@ -37,7 +37,7 @@ async def test_a_slow_consumer_gets_what_came_meanwhile_as_one_item(mailbox):
     mailbox.put(Output(1, "", 1, []))
     mailbox.put(Output(1, "b", 2, [second]))
     assert await anext(mailbox) == Prefilled(1, 2, 2)
-    assert await anext(mailbox) == Output(1, "ab", 4, [first, second])
+    assert await anext(mailbox) == JoinedOutput(1, "ab", 4, [first, second], [(1, 1), (0, 1), (1, 2)])
 
 
 async def test_one_step_wakes_a_waiting_consumer(mailbox):
@@ -45,7 +45,7 @@ async def test_one_step_wakes_a_waiting_consumer(mailbox):
     await asyncio.sleep(0)
     mailbox.put(Output(1, "a", 1))
     mailbox.put(Output(1, "b", 1))
-    assert await waiting == Output(1, "ab", 2)
+    assert await waiting == JoinedOutput(1, "ab", 2, None, [(1, 1), (1, 1)])
 
 
 async def test_a_cancelled_wait_loses_nothing(mailbox):
