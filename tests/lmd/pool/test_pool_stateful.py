@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from lmd.errors import LmdError
 from lmd.pool.memory import MIB, PROCESS_BYTES
@@ -34,6 +34,9 @@ class Client:
 
 
 class PoolMachine(RuleBasedStateMachine):
+    operations = 0
+    """Done by all machines together."""
+
     def __init__(self):
         super().__init__()
         self.loop = asyncio.new_event_loop()
@@ -44,6 +47,10 @@ class PoolMachine(RuleBasedStateMachine):
 
     def run(self, coroutine):
         return self.loop.run_until_complete(coroutine)
+
+    def do(self, operation):
+        PoolMachine.operations += 1
+        self.run(operation)
 
     async def make(self):
         return await Rig(stops_at_once=False, standby=True, queue_timeout=100.0).start()
@@ -62,7 +69,7 @@ class PoolMachine(RuleBasedStateMachine):
                 self.clients.append(client)
             await settle()
 
-        self.run(operation())
+        self.do(operation())
 
     async def serve(self, client, wanted):
         try:
@@ -89,11 +96,11 @@ class PoolMachine(RuleBasedStateMachine):
             client.task.cancel()
             await settle()
 
-        self.run(operation())
+        self.do(operation())
 
     @rule(seconds=st.sampled_from([0.01, 0.06, 1.0, 3.5, 30.0, 61.0, 400.0]))
     def time_passes(self, seconds):
-        self.run(self.rig.advance(seconds))
+        self.do(self.rig.advance(seconds))
 
     @precondition(lambda self: self.rig.loading())
     @rule()
@@ -103,7 +110,7 @@ class PoolMachine(RuleBasedStateMachine):
                 self.rig.finish(worker, self.size_of(worker))
             await settle()
 
-        self.run(operation())
+        self.do(operation())
 
     @precondition(lambda self: self.ending())
     @rule()
@@ -113,7 +120,7 @@ class PoolMachine(RuleBasedStateMachine):
                 worker.let_stop()
             await settle()
 
-        self.run(operation())
+        self.do(operation())
 
     @precondition(lambda self: self.rig.loading())
     @rule(data=st.data(), good=st.integers(0, 3))
@@ -127,13 +134,13 @@ class PoolMachine(RuleBasedStateMachine):
                 worker.fail_load()
             await settle()
 
-        self.run(operation())
+        self.do(operation())
 
     @precondition(lambda self: self.serving())
     @rule(data=st.data())
     def answers_end(self, data):
         worker = data.draw(st.sampled_from(self.serving()), label="worker")
-        self.run(self.rig.answer(worker))
+        self.do(self.rig.answer(worker))
 
     @precondition(lambda self: self.rig.alive())
     @rule(data=st.data(), seldom=st.integers(0, 3))
@@ -148,7 +155,7 @@ class PoolMachine(RuleBasedStateMachine):
             worker.die()
             await settle()
 
-        self.run(operation())
+        self.do(operation())
 
     @precondition(lambda self: self.ending())
     @rule(data=st.data())
@@ -159,7 +166,7 @@ class PoolMachine(RuleBasedStateMachine):
             worker.let_stop()
             await settle()
 
-        self.run(operation())
+        self.do(operation())
 
     @rule(name=NAMES, ttl=TTLS, reload=st.booleans(), pinned=st.booleans())
     def load(self, name, ttl, reload, pinned):
@@ -168,7 +175,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.background.append(asyncio.ensure_future(self.quietly(self.rig.pool.load(wanted, reload=reload))))
             await settle()
 
-        self.run(operation())
+        self.do(operation())
 
     @precondition(lambda self: self.rig.pool.rows())
     @rule(data=st.data(), force=st.booleans())
@@ -182,7 +189,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.background.append(asyncio.ensure_future(self.quietly(self.rig.pool.unload(id, force))))
             await settle()
 
-        self.run(operation())
+        self.do(operation())
 
     @rule(name=NAMES, version=st.sampled_from([None, 64, 128]))
     def a_preset_is_edited(self, name, version):
@@ -191,7 +198,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.rig.pool.mark_stale(name, self.wanted(name))
             await settle()
 
-        self.run(operation())
+        self.do(operation())
 
     @rule(name=NAMES)
     def a_preset_is_deleted(self, name):
@@ -199,7 +206,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.rig.pool.mark_stale(name, None)
             await settle()
 
-        self.run(operation())
+        self.do(operation())
 
     async def quietly(self, operation):
         try:
@@ -294,10 +301,15 @@ class PoolMachine(RuleBasedStateMachine):
         assert len(asyncio.all_tasks()) == 1
 
 
-TestPool = PoolMachine.TestCase
-TestPool.settings = settings(
-    max_examples=50,
-    stateful_step_count=50,  # 50 × 50 operations
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
-)
+def test_whatever_happens_to_the_pool():
+    PoolMachine.operations = 0
+    run_state_machine_as_test(
+        PoolMachine,
+        settings=settings(
+            max_examples=100,
+            stateful_step_count=50,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+        ),
+    )
+    assert PoolMachine.operations >= 2000
