@@ -153,6 +153,12 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     out.print(drawn)
 
 
+def say(text: str) -> None:
+    """A command's result in a line on standard output; a terminal's lines end between words."""
+    out = console()
+    out.print(one_line(text), soft_wrap=not out.is_terminal)
+
+
 def note(text: str) -> None:
     """A line for a person, on standard error: never in the way of a script that reads the output."""
     out = console(err=True)

@@ -8,8 +8,8 @@ import typer
 from lmctl.client import Client
 from lmctl.errors import CommandError, UsageError
 from lmctl.options import Common
-from lmctl.output import Column, console, note, print_json, print_json_line, print_table
-from lmctl.text import count, one_line, size
+from lmctl.output import Column, console, note, print_json, print_json_line, print_table, say
+from lmctl.text import count, size
 from lmctl.transfers import at_terminal, ended, label, left_running, watch
 from lmd.protocol import DownloadChanged, DownloadRow, GetBody, HubModel, HubVariant
 
@@ -60,7 +60,7 @@ def finish(common: Common, client: Client, row: DownloadRow) -> None:
             last = watch(client, row, as_json=common.json)
             said = ended(last)
             if not common.json:
-                print(one_line(said))
+                say(said)
     except KeyboardInterrupt:
         _interrupted(common, client, row)
 
@@ -69,7 +69,7 @@ def _tell(common: Common, row: DownloadRow, said: str) -> None:
     if common.json:
         print_json_line(DownloadChanged(row))
     else:
-        print(one_line(said))
+        say(said)
 
 
 def _interrupted(common: Common, client: Client, row: DownloadRow) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from lmctl.errors import CommandError, UsageError
 from lmctl.options import Common
-from lmctl.output import print_json
-from lmctl.text import one_line
+from lmctl.output import print_json, say
 from lmd.protocol import ModelRow, ReloadResult, Status
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
@@ -43,9 +42,9 @@ def import_model(common: Common, file: Path, *, way: str, user_repo: str | None,
         return
     for source, target in pairs:
         verb = {"move": "moved", "copy": "copied"}.get(way, "linked")
-        print(one_line(f"{source} {'would be ' * dry_run}{verb} to {target}"))
+        say(f"{source} {'would be ' * dry_run}{verb} to {target}")
     if done["key"]:
-        print(one_line(f"The model is {done['key']}; load it with 'lmctl load {done['key']}'."))
+        say(f"The model is {done['key']}; load it with 'lmctl load {done['key']}'.")
 
 
 def parts_of(file: Path) -> list[Path]:

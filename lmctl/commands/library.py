@@ -8,7 +8,7 @@ import typer
 from lmctl.commands.get import FITS
 from lmctl.errors import CommandError, UsageError
 from lmctl.options import Common
-from lmctl.output import Column, note, print_facts, print_json, print_table
+from lmctl.output import Column, note, print_facts, print_json, print_table, say
 from lmctl.text import count, one_line, printable, size
 from lmctl.transfers import at_terminal
 from lmd.protocol import ModelDetail, RemoveBody, Removed
@@ -109,4 +109,4 @@ def _tell(common: Common, removed: Removed, what: str) -> None:
         return
     for path in removed.kept:
         note(f"{path} stays: another model needs it.")
-    print(one_line(f"{removed.model} {what}: {len(removed.files)} files, {size(removed.freed)} freed"))
+    say(f"{removed.model} {what}: {len(removed.files)} files, {size(removed.freed)} freed")

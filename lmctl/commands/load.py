@@ -10,7 +10,7 @@ import typer
 
 from lmctl.errors import CommandError, UsageError
 from lmctl.options import Common
-from lmctl.output import console, note, print_facts, print_json
+from lmctl.output import console, note, print_facts, print_json, say
 from lmctl.text import duration, one_line, size
 from lmd.protocol import Done, Estimate, InstanceRow, LoadBody, Progress, UnloadBody
 
@@ -81,7 +81,7 @@ def load_model(common: Common, body: LoadBody) -> None:
     if common.json:
         print_json(done)
     else:
-        print(one_line(summary(done, done.instance)))
+        say(summary(done, done.instance))
 
 
 def estimate_model(common: Common, body: LoadBody) -> None:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import typer
 
 from lmctl.options import Common
-from lmctl.output import Column, note, print_json, print_problems, print_table, problem_text
+from lmctl.output import Column, note, print_json, print_problems, print_table, problem_text, say
 from lmctl.text import one_line, printable
 from lmd.protocol import PresetDetail, PresetRow, ProblemRow, ReloadResult
 
@@ -80,7 +80,7 @@ def check_presets(common: Common) -> None:
         print_json(problems)
     elif problems:
         for problem in problems:
-            print(one_line(problem_text(problem)))
+            say(problem_text(problem))
     else:
         print("All presets are good.")
     if problems:

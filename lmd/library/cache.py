@@ -100,6 +100,7 @@ def _read(file: Found) -> _Entry:
     try:
         header = read_header(file.path)
     except ModelFileError as exc:
-        reason = exc.message.removeprefix(f"{file.path} ").removesuffix(".")
+        # It is told of a file that cannot be served, by name.
+        reason = exc.message.removeprefix(f"{file.path} ").removeprefix("is not a usable GGUF file: ").removesuffix(".")
         return _Entry(file.size, file.mtime_ns, None, reason)
     return _Entry(file.size, file.mtime_ns, header)
