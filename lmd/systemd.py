@@ -3,11 +3,14 @@
 Everything here does nothing where systemd did not start the process, so the daemon calls it always.
 """
 
+import contextlib
 import os
 import socket
 import time
 from collections import deque
 from collections.abc import Mapping
+
+import sdnotify
 
 _FIRST_FD = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
@@ -25,12 +28,14 @@ class Notifier:
     """Sends states to the service manager (sd_notify(3)). Never raises, never blocks: what a busy manager has no room
     for goes before the next state, or with `retry`."""
 
-    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        # A leading @ stands for the NUL of an abstract address.
-        place = environ.get("NOTIFY_SOCKET", "")
-        self._manager = "\0" + place[1:] if place.startswith("@") else place
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if place else None
-        self._unsent: deque[bytes] = deque(maxlen=_KEPT)
+    def __init__(self) -> None:
+        self._notifier = None
+        self._unsent: deque[str] = deque(maxlen=_KEPT)
+        if os.environ.get("NOTIFY_SOCKET"):
+            with contextlib.suppress(OSError):  # nobody is there
+                # "debug" is its word for not swallowing errors: only so do we see that it would have blocked.
+                self._notifier = sdnotify.SystemdNotifier(debug=True)
+                self._notifier.socket.setblocking(False)
 
     def ready(self, status: str) -> None:
         self._say("READY=1", f"STATUS={status}", f"MAINPID={os.getpid()}")
@@ -54,15 +59,17 @@ class Notifier:
 
     def _say(self, *lines: str) -> None:
         # A status is one line of the datagram: a newline in it would be read as another assignment.
-        self._unsent.append("\n".join(line.replace("\n", " ") for line in lines).encode(errors="replace"))
+        state = "\n".join(line.replace("\n", " ") for line in lines)
+        # sdnotify writes Latin-1: in these characters the bytes are UTF-8's.
+        self._unsent.append(state.encode(errors="replace").decode("latin-1"))
         self.retry()
 
     def retry(self) -> None:
         """Send what the manager has had no room for."""
         while self._unsent:
             try:
-                if self._socket is not None:
-                    self._socket.sendto(self._unsent[0], socket.MSG_DONTWAIT, self._manager)
+                if self._notifier is not None:
+                    self._notifier.notify(self._unsent[0])
             except BlockingIOError:
                 return
             except OSError:

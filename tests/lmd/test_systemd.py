@@ -71,17 +71,19 @@ def test_a_status_in_any_script_reaches_the_manager(manager: socket.socket) -> N
     assert manager.recv(4096).decode() == "STATUS=preloading 文鳥 → 50%"
 
 
-def test_an_abstract_address_is_the_manager_s_too() -> None:
+def test_an_abstract_address_is_the_manager_s_too(monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"lmd-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(f"\0{name}")
         server.settimeout(5)
-        systemd.Notifier({"NOTIFY_SOCKET": f"@{name}"}).watchdog()
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
+        systemd.Notifier().watchdog()
         assert server.recv(4096) == b"WATCHDOG=1"
 
 
-def test_a_manager_that_has_gone_is_no_error() -> None:
-    systemd.Notifier({"NOTIFY_SOCKET": "/nowhere/notify"}).ready("serving")
+def test_a_manager_that_has_gone_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere/notify")
+    systemd.Notifier().ready("serving")
 
 
 def test_without_a_manager_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
