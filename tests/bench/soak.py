@@ -145,7 +145,8 @@ async def _client(
     session: aiohttp.ClientSession, server: Server, outcome: Outcome, dice: random.Random, until: float
 ) -> None:
     while time.monotonic() < until:
-        body = chat_body(dice.choice(server.models), unshared_chat(dice, dice.randint(4, 100)), dice.randint(1, 48))
+        # Not fewer tokens: all of them might be control tokens, and an answer without text counts as none.
+        body = chat_body(dice.choice(server.models), unshared_chat(dice, dice.randint(4, 100)), dice.randint(8, 48))
         kind = dice.choices(("streamed", "whole", "left"), (6, 3, 1))[0]
         outcome.asked += 1
         try:
