@@ -544,6 +544,7 @@ class Context:
         self._row = ctypes.c_float * self.n_vocab
         self.n_cells: int = _lib.llama_n_ctx(self.pointer)
         self.n_seq_max = params.n_seq_max
+        self._window: int = _lib.llama_model_n_swa(model.pointer)
         self.flash_attention = log.flash_attention if params.flash_attention == "auto" else bool(params.flash_attention)
 
         self._buffers = log.buffers - before
@@ -584,6 +585,17 @@ class Context:
     def cut(self, seq_id: int, start: int) -> bool:
         """Forget positions from ``start`` on; False where this memory cannot be cut there."""
         return bool(_lib.llama_memory_seq_rm(self.memory, seq_id, start, -1))
+
+    def whole_at(self, seq_id: int, n: int) -> bool:
+        """Whether a sequence could go on after its first ``n`` positions.
+
+        Where a layer has a sliding window, llama.cpp gives away cells that the window has passed, also of the
+        full-size cache: what is left of the sequence then begins at some later position.
+        """
+        if not self._window:
+            return True
+        first: int = _lib.llama_memory_seq_pos_min(self.memory, seq_id)
+        return 0 <= first <= max(0, n - self._window)
 
     def share(self, source: int, target: int, n: int) -> None:
         """Let ``target`` hold the first ``n`` positions of ``source`` too; no data is copied."""

@@ -17,6 +17,7 @@ class Memory(Protocol):
     n_cells: int
 
     def cut(self, seq_id: int, start: int) -> bool: ...
+    def whole_at(self, seq_id: int, n: int) -> bool: ...
     def share(self, source: int, target: int, n: int) -> None: ...
     def save(self, seq_id: int) -> bytes: ...
     def restore(self, seq_id: int, state: bytes) -> bool: ...
@@ -140,7 +141,8 @@ class Slots:
         """How many of ``tokens`` the slot's memory can serve. At least one token is left to compute, for its logits."""
         n = common_prefix(slot.tokens, tokens)
         if self._partial:
-            return min(n, len(tokens) - 1)
+            n = min(n, len(tokens) - 1)
+            return n if n == len(slot) or self._memory.whole_at(slot.seq_id, n) else 0
         return n if n == len(slot) < len(tokens) else 0
 
     @property
