@@ -88,7 +88,7 @@ async def stream_chat(
     """Send ``body`` to ``url``/v1/chat/completions and read the stream to its end.
 
     RequestFailed where the server refuses it, or where the stream breaks or is not whole. Of a server that does not
-    tell a stream's usage the answer must have ended at ``max_tokens``: so many tokens are counted, and no prompt.
+    tell a stream's usage ``max_tokens`` are counted where the answer ended there, else its pieces, and no prompt.
     """
     stream = ChatStream()
     sent = time.perf_counter()
@@ -101,8 +101,9 @@ async def stream_chat(
                     stream.feed(line[5:].strip(), time.perf_counter())
     except (aiohttp.ClientError, TimeoutError) as exc:
         raise RequestFailed(f"the connection broke after {len(stream.pieces)} pieces of text: {exc!r}") from exc
-    if not tells_usage and stream.reason == "length":
-        stream.usage = {"prompt_tokens": 0, "completion_tokens": body["max_tokens"]}
+    if not tells_usage:
+        n = body["max_tokens"] if stream.reason == "length" else len(stream.pieces)
+        stream.usage = {"prompt_tokens": 0, "completion_tokens": n}
     if not (stream.done and stream.usage and stream.pieces):
         raise RequestFailed(
             f"the stream ended with {len(stream.pieces)} pieces of text, usage {stream.usage}, [DONE] {stream.done}"

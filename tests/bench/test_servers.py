@@ -86,7 +86,8 @@ async def test_a_server_that_tells_no_usage_is_measured_all_the_same(launch: com
             started = in_group(server.pid)
     except (python_servers.CannotRun, SourceMissing) as exc:
         pytest.skip(str(exc))
-    assert (result.requests, result.completion_tokens) == (4, 24)
+    assert result.requests == 4
+    assert 4 <= result.completion_tokens <= 24  # they know no ignore_eos
     assert psutil.wait_procs(started, timeout=5)[1] == []
 
 

@@ -160,15 +160,16 @@ class Box:
 @pytest.fixture(scope="session")
 def environment() -> Path:
     """A virtual environment with everything that lmd needs, but lmd."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    wanted = json.dumps([project["dependencies"], PYTHON.resolve().name])
+    config = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    build = config["build-system"]["requires"]
+    wanted = json.dumps([config["project"]["dependencies"], build, PYTHON.resolve().name])
     place = Path("/opt") / f"lmd-test-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
     with Path(f"{place}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (place / "complete").exists():
             subprocess.run([PYTHON, "-m", "venv", "--clear", place], check=True)
             quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
-            subprocess.run([place / "bin/pip", "install", *quiet, "hatchling>=1.25", REPOSITORY], check=True)
+            subprocess.run([place / "bin/pip", "install", *quiet, *build, REPOSITORY], check=True)
             subprocess.run([place / "bin/pip", "uninstall", *quiet, "--yes", "lmd"], check=True)
             (place / "complete").touch()
     return place
