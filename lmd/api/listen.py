@@ -32,7 +32,7 @@ def bind_http(host: str, port: int) -> list[socket.socket]:
     try:
         for family, address in addresses:
             if port == 0 and bound:
-                address = (address[0], bound[0].getsockname()[1], *address[2:])  # noqa: PLW2901
+                address = (address[0], bound[0].getsockname()[1], *address[2:])  # noqa: PLW2901 -- the port that the first got
             bound.append(_bind(family, address))
     except OSError as error:
         for one in bound:
@@ -47,7 +47,7 @@ def _bind(family: int, address: object) -> socket.socket:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        one.bind(address)  # type: ignore[arg-type]
+        one.bind(address)  # type: ignore[arg-type]  # as getaddrinfo gave it
         one.listen(_BACKLOG)
         one.setblocking(False)
     except OSError:

@@ -262,7 +262,7 @@ class ChatAnswer:
         told: list[GenerationEvent] = []
         for event in events:
             if isinstance(event, TextDelta) and self._logprobs:
-                event = replace(event, logprobs=tuple(self._logprobs))  # noqa: PLW2901
+                event = replace(event, logprobs=tuple(self._logprobs))  # noqa: PLW2901 -- the same event
             # Tokens of reasoning and of tool calls are not part of the message's content.
             self._logprobs = []
             told.append(event)

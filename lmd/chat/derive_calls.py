@@ -212,7 +212,7 @@ def _closing_at(text: str, start: int, close: str) -> int:
     return len(text) if end < 0 else end + 1
 
 
-def _name_json(  # noqa: PLR0917
+def _name_json(  # noqa: PLR0917 -- positions in one text
     text: str, begin: int, which: int, name: int, id_at: int, brace: int, end: int
 ) -> _Core:
     after = name + len(NAMES[which])

@@ -145,7 +145,7 @@ def _probe_calls(template: Renders, shape: Shape, user: Mapping[str, Any]) -> Sh
                         shape,
                         calls="tool_calls",
                         text_beside_calls=any(VALUE in out for out in shown),
-                        arguments=kind,  # type: ignore[arg-type]
+                        arguments=kind,  # type: ignore[arg-type]  # mypy widens loop variables to str
                         call_content=content_kind,  # type: ignore[arg-type]
                         short_ids=short,
                     )
