@@ -1,6 +1,7 @@
 """Random and spoiled input for hours: does every reader of what others wrote hold?
 
     nice python -m tests.bench.fuzz --minutes 60 --write docs/reliability.md [--only gguf,channel] [--seed N]
+    nice python -m tests.bench.fuzz --minutes 5 --totals FILE      one piece of many, each with other inputs
 
 Inputs are right ones with bytes or members spoiled, and pure noise; hypothesis draws them and makes what fails small.
 A target's time is split into rounds with a seed each, which are told with what they found: ``--seed`` draws the same
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import msgspec
 from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.bench.fuzz_targets import Target, pure_targets
@@ -150,11 +152,27 @@ def _memory() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
+def add_up(results: Sequence[Result], file: Path) -> list[Result]:
+    """``results`` on top of what earlier runs left in ``file``, and leave the sums there for the next one."""
+    sums = (
+        {one.title: one for one in msgspec.json.decode(file.read_bytes(), type=list[Result])} if file.exists() else {}
+    )
+    for one in results:
+        whole = sums.setdefault(one.title, Result(one.title))
+        whole.inputs += one.inputs
+        whole.cpu += one.cpu
+        whole.found |= one.found
+    file.write_bytes(msgspec.json.encode(list(sums.values())))
+    return list(sums.values())
+
+
 def described(results: Sequence[Result], seed: int) -> str:
     lines = ["| what is read | inputs | CPU | findings |", "|---|---:|---:|---:|"]
     lines += [f"| {one.title} | {one.inputs:,} | {_clock(one.cpu)} | {len(one.found)} |" for one in results]
     total, n_found = sum(one.cpu for one in results), sum(len(one.found) for one in results)
-    story = f"{_clock(total)} of CPU in all, seed {seed}: {n_found or 'no'} finding{'s' if n_found != 1 else ''}."
+    story = (
+        f"{_clock(total)} of CPU in all, the last from seed {seed} on: {n_found or 'no'} finding{'s' * (n_found != 1)}."
+    )
     found = [f"- {one.title}: {where}" for one in results for where in one.found]
     parts = ["\n".join(lines), story, "\n".join(found), f"{datetime.now(UTC):%Y-%m-%d}; {machine()}; {versions()}."]
     return "\n\n".join(part for part in parts if part)
@@ -171,19 +189,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", default=",".join(NAMES), help=f"some of {','.join(NAMES)}")
     parser.add_argument("--seed", type=int, default=int(time.time()) & 0xFFFFFF)
     parser.add_argument("--write", type=Path, help="put the figures into this Markdown file")
+    parser.add_argument("--totals", type=Path, help="add to the figures in this file, and tell the sums")
     given_ = parser.parse_args(argv)
     names = given_.only.split(",")
     if unknown := set(names) - set(NAMES):
         parser.error(f"--only: there is no {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    run_until_signalled(_run(names, given_.minutes, given_.seed, given_.write))
+    run_until_signalled(_run(names, given_.minutes, given_.seed, given_.write, given_.totals))
 
 
-async def _run(names: Sequence[str], minutes: float, seed: int, write: Path | None) -> None:
+async def _run(names: Sequence[str], minutes: float, seed: int, write: Path | None, totals: Path | None) -> None:
     # An input that takes all memory is a finding like others, and no reason to take the machine down.
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     logging.disable()  # every file that cannot be served is a line
     results = await fuzz_all(names, minutes * 60, seed)
-    text = described(results, seed)
+    text = described(add_up(results, totals) if totals else results, seed)
     print(text)
     if write:
         write_block(write, "fuzz", text)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from lmd.api import chats, downloads, library, tokens
 from lmd.api import control as control_routes
 from lmd.api.app import client_routes
-from tests.bench.fuzz import Result, described, fuzz
+from tests.bench.fuzz import Result, add_up, described, fuzz
 from tests.bench.fuzz_inputs import CLIENT_ROUTES, CONTROL_ROUTES
 from tests.bench.fuzz_targets import Surprise, Target, pure_targets
 from tests.bench.fuzz_wire import judge
@@ -33,6 +34,16 @@ def test_what_holds_has_no_findings() -> None:
     result = fuzz(Target("fine", "fine", st.integers(), lambda case: None), seconds=0.2, seed=0)
     assert result.inputs > 0 and not result.found
     assert "no findings" in described([result, Result("other")], 0)
+
+
+def test_pieces_add_up_to_one_account(tmp_path: Path) -> None:
+    totals = tmp_path / "totals"
+    add_up([Result("a", 3, 60.0, found={"x": "seed 1"}), Result("b", 1, 1.0)], totals)
+    sums = add_up([Result("a", 4, 60.0)], totals)
+    assert [(one.title, one.inputs, one.cpu, list(one.found)) for one in sums] == [
+        ("a", 7, 120.0, ["x"]),
+        ("b", 1, 1.0, []),
+    ]
 
 
 @pytest.fixture(scope="module")
