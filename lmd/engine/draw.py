@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from lmd.engine.llama import Logits
+from lmd.engine.context import Logits
 
 Weights = npt.NDArray[np.float32]
 

@@ -11,16 +11,13 @@ from typing import Protocol
 
 import numpy as np
 
-from lmd.engine.encoder import (
-    EncoderContext,
-    EncoderParams,
-    PairTemplate,
-    Vectors,
-    apply_adapters,
-    with_special,
-)
+from lmd.engine.batch import Batch
+from lmd.engine.context import ComputeParams
+from lmd.engine.encoder import EncoderContext, PairTemplate, Vectors, apply_adapters, with_special
 from lmd.engine.engine import Rate
-from lmd.engine.llama import Backend, Batch, Model, Vocab, default_threads
+from lmd.engine.llama import Backend, Model
+from lmd.engine.threads import default_threads
+from lmd.engine.vocabulary import Vocab
 from lmd.errors import ContextLengthExceeded, InsufficientMemory, InvalidRequest, LmdError, Unsupported
 from lmd.loading import DEFAULT_TEXT_LENGTH, LoadedModel, LoadParams
 
@@ -236,7 +233,7 @@ class EmbeddingInstance:
         threads = params.threads or default_threads()
         context = EncoderContext(
             model,
-            EncoderParams(
+            ComputeParams(
                 n_batch=max(budget, length),
                 n_seq_max=parallel,
                 n_threads=threads,

@@ -6,7 +6,6 @@ As `lmd.engine.llama`, whose rules hold here too: everything blocks and belongs 
 import ctypes
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,8 +13,11 @@ import llama_cpp.llama_cpp as _lib
 import numpy as np
 import numpy.typing as npt
 
-from lmd.engine.llama import Batch, Context, Model, Vocab, bytes_of
-from lmd.errors import InsufficientMemory, InvalidRequest, LoadFailed
+from lmd.engine.batch import Batch
+from lmd.engine.context import ComputeParams, NativeContext
+from lmd.engine.llama import Model
+from lmd.engine.vocabulary import Vocab
+from lmd.errors import InvalidRequest, LoadFailed
 from lmd.loading import Adapter, Pooling
 
 Vectors = npt.NDArray[np.float32]
@@ -28,66 +30,36 @@ _POOLING: Final[dict[int, Pooling]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderParams:
-    n_batch: int
-    """The most tokens that are computed together, and so the longest text."""
-    n_seq_max: int
-    n_threads: int
-    flash_attention: str | bool = "auto"
-    rope_freq_base: float = 0.0
-    rope_freq_scale: float = 0.0
-
-
-class EncoderContext:
+class EncoderContext(NativeContext):
     """Computes one vector (or score) for each sequence of a batch, and remembers nothing.
 
-    Raises InsufficientMemory when llama.cpp cannot allocate it, LoadFailed on other refusals.
+    ``params.n_batch`` is also the longest text. Raises as `NativeContext` does.
     """
 
-    def __init__(self, model: Model, params: EncoderParams) -> None:
+    def __init__(self, model: Model, params: ComputeParams) -> None:
         native = _lib.llama_context_default_params()
-        # A model that attends to later tokens too needs the whole batch in one piece.
-        native.n_ctx = native.n_batch = native.n_ubatch = params.n_batch
-        native.n_seq_max = params.n_seq_max
-        native.n_threads = native.n_threads_batch = params.n_threads
-        native.kv_unified = True
+        native.n_ctx = params.n_batch
         native.embeddings = True
         if pooling_of(model) is None:
             native.pooling_type = _lib.LLAMA_POOLING_TYPE_MEAN
-        native.flash_attn_type = {"auto": -1, False: 0, True: 1}[params.flash_attention]
-        native.rope_freq_base = params.rope_freq_base
-        native.rope_freq_scale = params.rope_freq_scale
-        native.no_perf = True
-        log = model.backend.log
-        log.errors.clear()
-        before = log.buffers.copy()
-        self.pointer = _lib.llama_init_from_model(model.pointer, native)
-        if not self.pointer:
-            reason = log.last_error() or "llama.cpp gave no reason"
-            if "alloc" in reason or "memory" in reason:
-                raise InsufficientMemory(
-                    f"No memory for texts of {params.n_batch} tokens: {reason}.",
-                    hint="Load with a smaller context_length or batch.",
-                )
-            raise LoadFailed(f"llama.cpp cannot make a context: {reason}.")
+        super().__init__(
+            model,
+            native,
+            params,
+            purpose=f"texts of {params.n_batch} tokens",
+            hint="Load with a smaller context_length or batch.",
+        )
         self.pooling = _POOLING[_lib.llama_pooling_type(self.pointer)]
-        self.flash_attention = log.flash_attention if params.flash_attention == "auto" else bool(params.flash_attention)
-        self.n_cells = params.n_batch if _lib.llama_get_memory(self.pointer) else 0
+        self.n_cells = params.n_batch if self.memory else 0
         """Of the KV cache that models made from generating ones have."""
         is_rank = self.pooling == "rank"
         self.width: int = (_lib.llama_model_n_cls_out if is_rank else _lib.llama_model_n_embd_out)(model.pointer)
-        self._buffers = log.buffers - before
-        self.kv_bytes = bytes_of(self._buffers, "KV", "RS")
-        self.compute_bytes = bytes_of(self._buffers, "compute", "output")
-        self._backend = model.backend
-        self._memory = _lib.llama_get_memory(self.pointer)
         self._compute = _lib.llama_encode if _lib.llama_model_has_encoder(model.pointer) else _lib.llama_decode
 
     def compute(self, batch: Batch, n_sequences: int) -> Vectors:
         """The vectors [n_sequences, width] of sequences 0, 1, … of the batch. RuntimeError when llama.cpp fails."""
-        if self._memory:
-            _lib.llama_memory_clear(self._memory, False)
+        if self.memory:
+            _lib.llama_memory_clear(self.memory, False)
         batch.native.n_tokens = batch.n
         code = self._compute(self.pointer, batch.native)
         if code != 0:
@@ -99,15 +71,6 @@ class EncoderContext:
                 raise RuntimeError(f"llama.cpp gave no vector for text {sequence} of {n_sequences}")
             vectors[sequence] = np.ctypeslib.as_array(pointer, (self.width,))
         return vectors
-
-    def bytes_on(self, device: str) -> int:
-        """Cache and compute buffers on ``device``."""
-        return bytes_of(self._buffers, "KV", "RS", "compute", "output", where=self._backend.buffers_of(device))
-
-    def close(self) -> None:
-        if self.pointer:
-            _lib.llama_free(self.pointer)
-            self.pointer = None
 
 
 def pooling_of(model: Model) -> Pooling | None:
@@ -169,7 +132,7 @@ class PairTemplate:
 # ── adapters ──────────────────────────────────────────────────────────────────────────────────
 
 
-def apply_adapters(model: Model, context: Context | EncoderContext, adapters: Sequence[Adapter]) -> int:
+def apply_adapters(model: Model, context: NativeContext, adapters: Sequence[Adapter]) -> int:
     """Lay LoRA adapters over ``context``; they are freed with the model. Bytes of their files.
 
     Raises LoadFailed where a file is not there, or is no adapter for this model.

@@ -11,7 +11,9 @@ from collections.abc import Sequence as Seq
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from lmd.engine.llama import Batch, Context, Model, NoCells
+from lmd.engine.batch import Batch
+from lmd.engine.context import Context, NoCells
+from lmd.engine.llama import Model
 from lmd.engine.sampler import logprob
 from lmd.engine.scheduler import Need, Share, plan, prompt_slice
 from lmd.engine.sequence import Sequence, SequenceSpec

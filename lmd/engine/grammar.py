@@ -15,8 +15,9 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
 from llguidance.llamacpp import lltokenizer_from_vocab
 
-from lmd.engine.llama import Logits, Vocab
+from lmd.engine.context import Logits
 from lmd.engine.marked import resolve_markers
+from lmd.engine.vocabulary import Vocab
 from lmd.errors import InvalidRequest, LmdError
 
 #: One fixed style, the one that models have seen most (Python's json.dumps). Where blanks are free, small models

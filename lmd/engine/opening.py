@@ -4,10 +4,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from lmd.engine.llama import Backend, Context, ContextParams, Model, default_threads
+from lmd.engine.context import Context, ContextParams
+from lmd.engine.llama import Backend, Model
 from lmd.engine.offload import Placement, Space, rooms_of, usable_devices, wanted, without
 from lmd.engine.sketch import Sketch, fit_to_devices
 from lmd.engine.speculative import check_vocabularies
+from lmd.engine.threads import default_threads
 from lmd.errors import InsufficientMemory
 from lmd.loading import LoadParams
 

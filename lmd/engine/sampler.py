@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lmd.engine.chain import SamplerChain
+from lmd.engine.context import Context, Logits
 from lmd.engine.draw import Draw
-from lmd.engine.llama import Context, Logits, SamplerChain, Vocab
+from lmd.engine.vocabulary import Vocab
 from lmd.generation import SamplingParams, TokenLogprob
 
 PENALTY_WINDOW = 64

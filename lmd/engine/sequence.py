@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from lmd.engine.detokenizer import Detokenizer, StopStrings
 from lmd.engine.grammar import Guide
-from lmd.engine.llama import Vocab
 from lmd.engine.sampler import Sampler
 from lmd.engine.slots import Slot
 from lmd.engine.speculative import Drafter, Speculation
+from lmd.engine.vocabulary import Vocab
 from lmd.generation import ContextOverflow, FinishReason, SamplingParams, Usage
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from lmd.engine.llama import Backend, Context, ContextParams, Model, SketchVocabulary, libllama
+from lmd.engine.context import Context, ContextParams
+from lmd.engine.llama import Backend, Model, SketchVocabulary, libllama
 from lmd.engine.offload import Cost, Placement, Space, Wanted, Weights, place
 from lmd.errors import InsufficientMemory, LoadFailed
 from lmd.loading import Device, LoadParams

@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Memory(Protocol):
-    """The part of `lmd.engine.llama.Context` that slots need."""
+    """The part of `lmd.engine.context.Context` that slots need."""
 
     n_cells: int
 

@@ -11,7 +11,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from lmd.engine.llama import Batch, Context, Model, NoCells
+from lmd.engine.batch import Batch
+from lmd.engine.context import Context, NoCells
+from lmd.engine.llama import Model
 from lmd.engine.slots import Slot, Slots, common_prefix
 from lmd.errors import InvalidRequest
 

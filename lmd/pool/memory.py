@@ -12,7 +12,7 @@ MIB = 2**20
 DEFAULT_PARALLEL = 4
 DEFAULT_BATCH = 512
 LEAST_CONTEXT = 512
-"""Tokens: a context that nobody asked for is not made smaller than this to fit (`lmd.engine.llama.fit`)."""
+"""Tokens: a context that nobody asked for is not made smaller than this to fit (`lmd.engine.sketch.fit_to_devices`)."""
 PROCESS_BYTES = 64 * MIB
 """A worker before it has a model: the interpreter, numpy and llama.cpp."""
 _TOKEN_BYTES = 360

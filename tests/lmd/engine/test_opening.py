@@ -1,7 +1,8 @@
 import pytest
 
 from lmd.engine import opening as module
-from lmd.engine.llama import Backend, Context, ContextParams, Model
+from lmd.engine.context import Context, ContextParams
+from lmd.engine.llama import Backend, Model
 from lmd.engine.offload import Placement
 from lmd.engine.opening import Opening
 from lmd.errors import InsufficientMemory

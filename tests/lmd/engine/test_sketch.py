@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from lmd.engine.llama import Backend, Context, Model
+from lmd.engine.context import Context
+from lmd.engine.llama import Backend, Model
 from lmd.engine.offload import Room, Space, wanted
 from lmd.engine.opening import context_params
 from lmd.engine.sketch import Sketch, fit_to_devices, read_tensors
