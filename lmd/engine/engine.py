@@ -258,8 +258,13 @@ class Engine:
                 sequence.speculation.ignored_early(len(guess) - kept)
 
     def _plan(self) -> list[Share]:
+        stops = self._stops()
         needs = [
-            Need(i, sequence.pending + len(sequence.draft), sequence.decoding)
+            Need(
+                i,
+                stops.get(sequence, len(sequence.tokens)) - sequence.n_computed + len(sequence.draft),
+                sequence.decoding,
+            )
             for i, sequence in enumerate(self._running)
         ]
         streams = any(need.decoding for need in needs)
@@ -272,6 +277,16 @@ class Engine:
         )
         slice_ = prompt_slice(self._prompt_token_seconds, STREAM_GAP_SECONDS, limit) if streams and long else limit
         return plan(needs, limit, slice_)
+
+    def _stops(self) -> dict[Sequence, int]:
+        """How many tokens to compute at first of sequences that others wait for: memory that cannot be cut is handed
+        on as it is, so it must be so where theirs part from it."""
+        stops: dict[Sequence, int] = {}
+        for sequence in () if self._partial else self._queue:
+            leader, prefix = sequence.leader, sequence.leader_prefix
+            if leader is not None and leader.n_computed < prefix:
+                stops[leader] = min(prefix, stops.get(leader, prefix))
+        return stops
 
     def _make_room(self, shares: list[Share]) -> list[tuple[Sequence, list[int]]]:
         """The tokens to compute for each sequence, once the cache has cells for them.

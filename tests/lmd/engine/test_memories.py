@@ -105,6 +105,21 @@ def test_a_beginning_that_is_shared_is_reused_where_the_memory_can_be_cut(make_o
     assert text == cold(driver, other)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_requests_that_come_together_compute_what_they_share_once(make_of: MakeOf, kind: MemoryKind) -> None:
+    driver = make_of(kind)
+    system = prompt("system", 200)
+    first = [*system, *prompt("first", 90)]
+    # Parts from the first one at its end, early, at the end of the system prompt, and nowhere.
+    prompts = [first, [*first, *prompt("more", 30)], [*system[:100], *prompt("early", 50)], [*system, *prompt("y", 70)]]
+    expected = [cold(driver, tokens) for tokens in [*prompts, first]]
+    driver = make_of(kind, parallel=5)
+    ids = [driver.submit(tokens, max_tokens=N_TOKENS, raw=WARM) for tokens in [*prompts, first]]
+    driver.run()
+    assert [said(driver, id) for id in ids] == expected
+    assert [driver.sink.of(id).usage.cached_tokens for id in ids] == [0, len(first), 100, len(system), len(first) - 1]
+
+
 def test_a_sliding_window_is_whole_after_a_cut_within_it(make_of: MakeOf) -> None:
     driver = make_of("sliding")
     warm(driver, prompt("long", 200))
