@@ -212,7 +212,7 @@ class Lifecycle:
     def _succeed(self, instance: Instance, old: Instance) -> None:
         """The new worker is up: it takes the name, the old one ends with its last lease."""
         instance.replaces = None
-        if old.state is State.READY:
+        if old.state in {State.LOADING, State.READY}:
             id = old.id
             old.retiring = True
             old.replacement = None

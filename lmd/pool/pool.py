@@ -150,7 +150,8 @@ class Pool:
         if old is not None and old.replacement is not None:
             reload = True  # it runs, but with settings that have been edited since
         already = False
-        if old is not None and not (reload and old.state is State.READY):
+        # What loads another configuration cannot become this one: it is replaced, like one that is ready.
+        if old is not None and old.key == wanted.key and not (reload and old.state is State.READY):
             already = old.state is State.READY
             self._lifecycle.adopt(old, wanted)
             instance = old

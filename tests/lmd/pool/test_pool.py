@@ -546,6 +546,41 @@ async def test_reload_brings_the_new_worker_up_before_the_old_one_drains(rig):
     assert rig.pool.find("c").load.context_length == 64
 
 
+@pytest.mark.parametrize("edited", [False, True])
+async def test_reload_replaces_what_is_still_loading_with_other_settings(rig, edited):
+    request = rig.request(C)
+    await settle()
+    old, wanted = rig.of("c"), want("c", context_length=64, origin=Origin.EXPLICIT)
+    if edited:
+        rig.pool.mark_stale("c", wanted)
+    load = asyncio.ensure_future(rig.pool.load(wanted, reload=True))
+    await settle()
+    assert rig.states() == {"c": "loading", "c:2": "loading"}
+    rig.finish(rig.of("c:2"), 1)
+    await settle()
+    assert ((await load).instance.id, (await load).instance.context_length) == ("c", 64)
+    assert rig.states() == {"c:old": "loading", "c": "ready"}
+    rig.finish(old, 1)  # who waited for it is served by it
+    await settle()
+    await rig.answer(old)
+    assert await request == "c:old: ok"
+    assert rig.states() == {"c": "ready"}
+
+
+async def test_what_loads_other_settings_is_replaced_when_it_is_ready_where_memory_does_not_allow_both(rig):
+    request = rig.request(want("a", 6))
+    await settle()
+    load = asyncio.ensure_future(rig.pool.load(want("a", 6, context_length=64, origin=Origin.EXPLICIT), reload=True))
+    await settle()
+    assert rig.states() == {"a": "loading", "a:2": "starting"}
+    await rig.finish_loads(6)
+    await rig.answer(rig.of("a"))
+    assert await request == "a: ok"
+    await rig.finish_loads(6)
+    assert (await load).instance.context_length == 64
+    assert len(rig.pool.rows()) == 1
+
+
 async def test_reload_waits_for_the_old_one_where_memory_does_not_allow_both(rig):
     await rig.loaded(want("a", 6, pinned=True, origin=Origin.EXPLICIT), 6)
     load = asyncio.ensure_future(rig.pool.load(want("a", 6, context_length=64, origin=Origin.EXPLICIT), reload=True))
