@@ -25,7 +25,7 @@ class Rules:
     max_loaded: int = 0
     residency: float = 3.0
     """Seconds from ready that an instance keeps taking requests although others wait for its memory."""
-    linger: float = 0.05
+    linger: float = 0.02
     """Seconds that an idle one within its residency is left alone."""
 
 

@@ -155,6 +155,9 @@ class Lifecycle:
             encodes=wanted.model.header.is_embedding,
             prompt_cache=settings.prompt_cache,
         )
+        # Its successor starts beside the load, whose greater part (the vocabulary) keeps one core busy: later it
+        # would take a core from the first prompt.
+        self.standby.refill()
         return await instance.worker.load(load, partial(self._progressed, instance), settings.load_timeout)
 
     def _progressed(self, instance: Instance, fraction: float) -> None:
@@ -168,7 +171,6 @@ class Lifecycle:
 
     def _load_ended(self, instance: Instance, task: asyncio.Task[LoadedModel]) -> None:
         """The load's task is over, however it went: one change of state."""
-        self.standby.refill()
         if instance.state is not State.LOADING:  # it was ended meanwhile, which `_finish` completes
             return
         if task.cancelled():

@@ -108,7 +108,9 @@ class Pump:
                 self._lifecycle.begin(first, decided.allowance)
             else:
                 self._make_way(decided)
-                break
+                if not decided.evict:
+                    break
+                # Asked again at once: where those only were too many, and memory is there, they end beside the load.
         # What came after it need not wait with it where its instance stays.
         for queued in self._instances.queue()[1:]:
             twin = self._instances.twin(queued)

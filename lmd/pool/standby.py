@@ -55,7 +55,7 @@ class Standby:
             raise
 
     def refill(self) -> None:
-        """Have a worker waiting again. Called when the one taken has done its load: both at once would slow it."""
+        """Have a worker waiting again."""
         if self._spawning is None and self._retry is None and not self._stopped and self._enabled():
             self._spawning = self._begin()
 

@@ -87,9 +87,19 @@ class Child:
 def _environment() -> dict[str, str]:
     """Ours, without what is meant for the daemon alone (systemd's sockets, notifications and watchdog)."""
     ours = {k: v for k, v in os.environ.items() if k not in _FOR_THE_DAEMON}
-    # ggml's backtrace starts gdb where there is one: a second in which clients wait, and a hundred lines that push what
-    # failed out of the log's end. Python's own shows where we were.
-    return ours | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "GGML_NO_BACKTRACE": "1"}
+    tunables = ["glibc.malloc.hugetlb=1", *filter(None, (os.environ.get("GLIBC_TUNABLES"),))]
+    return ours | {
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+        # ggml's backtrace starts gdb where there is one: a second in which clients wait, and a hundred lines that push
+        # what failed out of the log's end. Python's own shows where we were.
+        "GGML_NO_BACKTRACE": "1",
+        # numpy's threads wait busily from its import on, and we give them nothing to do.
+        "OPENBLAS_NUM_THREADS": "1",
+        # The KV cache is cleared as it is allocated: in pages of 2 MiB (where the kernel lets a process ask for them)
+        # that takes a third of the time. What the operator has set comes last, and counts.
+        "GLIBC_TUNABLES": ":".join(tunables),
+    }
 
 
 _FOR_THE_DAEMON = frozenset(

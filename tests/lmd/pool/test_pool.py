@@ -230,6 +230,23 @@ async def test_max_loaded_caps_the_count(rig):
     assert rig.states() == {"y": "ready", "z": "ready"}
 
 
+async def test_where_only_the_count_is_full_a_load_begins_beside_the_end_of_the_one_that_leaves(rig):
+    rig.stops_at_once = False
+    rig.settings.max_loaded = 1
+    await rig.served(want("x"), 1)
+    old = rig.of("x")
+    rig.stops_at_once = True
+    await rig.advance(5)
+    request = rig.request(want("y"))
+    await settle()
+    assert rig.states() == {"x": "draining", "y": "loading"}
+    old.let_stop()
+    await rig.finish_loads(1)
+    await rig.answer(rig.of("y"))
+    await request
+    assert rig.states() == {"y": "ready"}
+
+
 async def test_eviction_last_keeps_only_the_last_jit_loaded_one(rig):
     rig.settings.eviction = "last"
     await rig.loaded(want("explicit", origin=Origin.EXPLICIT))

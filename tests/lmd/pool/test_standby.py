@@ -16,12 +16,12 @@ async def rig():
     assert rig.alive() == []
 
 
-async def test_a_load_takes_the_worker_that_waits_and_another_follows_after_it(rig):
+async def test_a_load_takes_the_worker_that_waits_and_its_successor_starts_beside_it(rig):
     (standby,) = rig.workers
     request = rig.request(A)
     await settle()
     assert rig.loading() == [standby]
-    assert len(rig.workers) == 1  # its successor would slow the load
+    assert len(rig.workers) == 2
     await rig.finish_loads()
     assert len(rig.workers) == 2
     await rig.answer(standby)
