@@ -146,7 +146,7 @@ def _probe_calls(template: Renders, shape: Shape, user: Mapping[str, Any]) -> Sh
                         calls="tool_calls",
                         text_beside_calls=any(VALUE in out for out in shown),
                         arguments=kind,  # type: ignore[arg-type]  # mypy widens loop variables to str
-                        call_content=content_kind,  # type: ignore[arg-type]
+                        call_content=content_kind,  # type: ignore[arg-type]  # the same
                         short_ids=short,
                     )
     return shape
@@ -195,5 +195,5 @@ def _probe_results(template: Renders, shape: Shape, user: Mapping[str, Any]) -> 
         result = {"role": "tool", "content": value, "name": NAME, "tool_call_id": "callq0001"}
         out = rendered(template, [user, turn, result], tools=True) or ""
         if RESULT in out and "'text'" not in out:
-            return replace(shape, results=True, result_content=kind)  # type: ignore[arg-type]
+            return replace(shape, results=True, result_content=kind)  # type: ignore[arg-type]  # str again
     return shape

@@ -183,7 +183,7 @@ def _narrow(name: str, plain: Any) -> Any:
         return plain(*args, **kwargs)
 
     if passes is not None:
-        narrow.jinja_pass_arg = passes  # type: ignore[attr-defined]
+        narrow.jinja_pass_arg = passes  # type: ignore[attr-defined]  # as jinja2.pass_environment sets it
     return narrow
 
 
@@ -212,8 +212,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             check_size(len(items) * len(str(d)) + sum(len(item) for item in items if isinstance(item, str)))
             return join(eval_ctx, items, str(d), attribute)
 
-        bounded_replace.jinja_pass_arg = replace.jinja_pass_arg  # type: ignore[attr-defined]
-        bounded_join.jinja_pass_arg = join.jinja_pass_arg  # type: ignore[attr-defined]
+        bounded_replace.jinja_pass_arg = replace.jinja_pass_arg  # type: ignore[attr-defined]  # see _narrow
+        bounded_join.jinja_pass_arg = join.jinja_pass_arg  # type: ignore[attr-defined]  # see _narrow
         self.filters.update(
             tojson=to_json,
             from_json=from_json,
@@ -233,7 +233,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         for loop in list(tree.find_all(nodes.For)):
             loop.iter = nodes.Filter(loop.iter, "lmd_counted", [], [], None, None, lineno=loop.lineno)
         _bound_concatenations(tree)
-        return tree.set_environment(self)  # type: ignore[return-value]
+        return tree.set_environment(self)  # type: ignore[return-value]  # typed as any Node; it returns the node itself
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "+" and isinstance(left, (str, list, tuple)) and isinstance(right, (str, list, tuple)):
