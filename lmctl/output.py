@@ -25,11 +25,15 @@ NARROWEST = 12
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``keep``: on a narrow terminal the columns with the lowest go first; 9 never leaves."""
+    """``keep``: on a narrow terminal the columns with the lowest go first; 9 never leaves.
+
+    ``folds``: whether its cells may go on in a second line.
+    """
 
     title: str
     keep: int = 9
     align: Literal["left", "right"] = "left"
+    folds: bool = True
 
 
 Row = Sequence[str]
@@ -80,9 +84,10 @@ def layout(columns: Sequence[Column], rows: Sequence[Row], width: int) -> dict[i
         if columns[i].keep == 9 or sum(min(n, ENOUGH) + GAP for n in shown.values()) - GAP <= width:
             break
         del shown[i]
+    foldable = [i for i in shown if columns[i].folds and shown[i] > NARROWEST]
     for _ in range(sum(shown.values()) + GAP * (len(shown) - 1) - width):
-        widest = max(shown, key=lambda i: shown[i])
-        if shown[widest] <= NARROWEST:
+        widest = max(foldable, key=lambda i: shown[i], default=None)
+        if widest is None or shown[widest] <= NARROWEST:
             break
         shown[widest] -= 1
     return shown

@@ -45,6 +45,11 @@ def count(n: int) -> str:
     return f"{value:.1f}".removesuffix(".0") + unit if value < 10 else f"{value:.0f}{unit}"
 
 
+def counted(n: int, noun: str) -> str:
+    """``1 file``, ``2 files``: for nouns that take an s."""
+    return f"{n} {noun}" + "s" * (n != 1)
+
+
 def printable(text: str) -> str:
     """``text`` without control characters, so that no file or model moves the cursor."""
     return _CONTROLS.sub("", text)

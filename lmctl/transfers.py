@@ -4,8 +4,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
-from typing import Any
 
 from lmctl.client import Client
 from lmctl.errors import CommandError, Unreachable
@@ -67,7 +65,11 @@ def shown(*, as_json: bool) -> AbstractContextManager[Shown]:
     """What shows rows: JSON lines, bars on a terminal, else a line for each change of state and each tenth."""
     if as_json:
         return nullcontext(lambda row: print_json_line(DownloadChanged(row)))
-    return _Bars() if console(err=True).is_terminal else nullcontext(_Lines())
+    if not console(err=True).is_terminal:
+        return nullcontext(_Lines())
+    from lmctl.bars import Bars
+
+    return Bars()
 
 
 class _Lines:
@@ -80,34 +82,8 @@ class _Lines:
         tenth = 10 * row.received // row.size if row.size else 10
         if self._told.get(row.id) != (row.state, tenth):
             self._told[row.id] = row.state, tenth
-            note(
-                f"{label(row)}: {row.state}, {10 * tenth} % of {size(row.size)}"
-                + (f", {facts(row)}" * bool(facts(row)))
-            )
-
-
-class _Bars(AbstractContextManager[Shown]):
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-        narrow = console(err=True).width < 70
-        text = TextColumn("{task.description}", markup=False)
-        said = TextColumn("{task.fields[said]}", markup=False, style="dim")
-        columns: list[Any] = [text, BarColumn(bar_width=12 if narrow else 32), TaskProgressColumn(), said]
-        self._drawn = Progress(*columns, console=console(err=True), transient=True)
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> Shown:
-        self._drawn.start()
-        return self._show
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._drawn.stop()
-
-    def _show(self, row: DownloadRow) -> None:
-        if row.id not in self._tasks:
-            self._tasks[row.id] = self._drawn.add_task(one_line(label(row)), total=row.size or 1, said="")
-        self._drawn.update(self._tasks[row.id], completed=row.received, said=one_line(facts(row)))
+            more = f", {facts(row)}" if facts(row) not in ("", row.state) else ""
+            note(f"{label(row)}: {row.state}, {10 * tenth} % of {size(row.size)}{more}")
 
 
 def label(row: DownloadRow) -> str:
@@ -153,3 +129,12 @@ def left_running(row: DownloadRow) -> str:
 def at_terminal() -> bool:
     """Somebody is there to be asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def answered(question: str) -> str:
+    """What is typed in reply, in lower case. On standard error, since a question is no output.
+
+    KeyboardInterrupt, EOFError where nothing is.
+    """
+    console(err=True).print(one_line(question), end=" ")
+    return input().strip().lower()

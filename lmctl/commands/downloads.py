@@ -6,9 +6,9 @@ from lmctl.client import Client
 from lmctl.commands.get import finish
 from lmctl.errors import CommandError, UsageError
 from lmctl.options import Common
-from lmctl.output import Column, note, print_json, print_table
+from lmctl.output import Column, note, print_json, print_table, say
 from lmctl.text import duration, one_line, size
-from lmctl.transfers import ENDED, RESTING, facts, follow, label, shown
+from lmctl.transfers import ENDED, RESTING, ended, facts, follow, label, shown
 from lmd.protocol import DownloadRow
 
 COLUMNS = (
@@ -70,22 +70,25 @@ def watch_downloads(common: Common, name: str | None) -> None:
     if name is not None:
         finish(common, client, _one(client, name, None))
         return
-    states = {row.id: row.state for row in client.get("/downloads", list[DownloadRow]) if row.state not in RESTING}
-    if not states:
+    last = {row.id: row for row in client.get("/downloads", list[DownloadRow]) if row.state not in RESTING}
+    if not last:
         note("No download is under way. 'lmctl downloads' lists those that rest.")
         return
     try:
         with shown(as_json=common.json) as show:
             for row in follow(client, "/downloads/events"):
-                if row.id in states or row.state not in RESTING:
-                    states[row.id] = row.state
+                if row.id in last or row.state not in RESTING:
+                    last[row.id] = row
                     show(row)
-                if all(state in RESTING for state in states.values()):
+                if all(one.state in RESTING for one in last.values()):
                     break
     except KeyboardInterrupt:
         note("lmd goes on with them.")
         return
-    if any(state == "failed" for state in states.values()):
+    if not common.json:
+        for row in last.values():
+            say(ended(row) if row.state == "completed" else f"{label(row)}: {row.state}")
+    if any(row.state == "failed" for row in last.values()):
         raise CommandError("Not all of them arrived.", hint="'lmctl downloads' tells why.")
 
 

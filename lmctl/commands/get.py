@@ -8,9 +8,9 @@ import typer
 from lmctl.client import Client
 from lmctl.errors import CommandError, UsageError
 from lmctl.options import Common
-from lmctl.output import Column, console, note, print_json, print_json_line, print_table, say
+from lmctl.output import Column, note, print_json, print_json_line, print_table, say
 from lmctl.text import count, size
-from lmctl.transfers import at_terminal, ended, label, left_running, watch
+from lmctl.transfers import answered, at_terminal, ended, label, left_running, watch
 from lmd.protocol import DownloadChanged, DownloadRow, GetBody, HubModel, HubVariant
 
 FOUND = (
@@ -76,7 +76,7 @@ def _interrupted(common: Common, client: Client, row: DownloadRow) -> None:
     answer = ""
     if at_terminal() and not common.json:
         try:
-            answer = input("\nLeave it running (Enter), pause it (p) or cancel it (c)? ").strip().lower()[:1]
+            answer = answered("Leave it running (Enter), pause it (p) or cancel it (c)?")[:1]
         except (KeyboardInterrupt, EOFError):
             answer = ""
     if answer in ("p", "c"):
@@ -143,18 +143,16 @@ def _choose_variant(model: HubModel) -> str:
 
 def _ask(question: str, most: int, default: int | None) -> int:
     """A number from 1 to ``most``. Leaving ends the command."""
-    out = console(err=True)
     while True:
         proposed = f" [{default}]" if default else ""
-        out.print(f"{question} 1-{most}{proposed}, q: none ", end="")
         try:
-            answer = input().strip()
+            answer = answered(f"{question} 1-{most}{proposed}, q: none")
         except (KeyboardInterrupt, EOFError):
-            out.print()
+            note("")
             raise typer.Exit(130) from None
         if answer == "" and default:
             return default
-        if answer.lower() in ("q", "n", "0"):
+        if answer in ("q", "n", "0"):
             raise typer.Exit(130)
         if answer.isascii() and answer.isdecimal() and 1 <= int(answer[:9]) <= most:
             return int(answer)

@@ -62,7 +62,8 @@ def parts_of(file: Path) -> list[Path]:
             with one.open("rb") as opened:
                 magic = opened.read(len(MAGIC))
         except OSError as exc:
-            raise CommandError(f"{one} cannot be read: {exc.strerror}.", hint="All parts must be there.") from exc
+            hint = "All parts of a split model must be there." if number else None
+            raise CommandError(f"{one} cannot be read: {exc.strerror}.", hint=hint) from exc
         if magic != MAGIC:
             raise CommandError(
                 f"{one} is no GGUF file: it does not begin with {MAGIC.decode()}.", code="bad_model_file"

@@ -9,8 +9,8 @@ from lmctl.commands.get import FITS
 from lmctl.errors import CommandError, UsageError
 from lmctl.options import Common
 from lmctl.output import Column, note, print_facts, print_json, print_table, say
-from lmctl.text import count, one_line, printable, size
-from lmctl.transfers import at_terminal
+from lmctl.text import count, counted, one_line, printable, size
+from lmctl.transfers import answered, at_terminal
 from lmd.protocol import ModelDetail, RemoveBody, Removed
 
 MEMORY = (
@@ -40,7 +40,9 @@ def show_model(common: Common, name: str, *, template: bool, header: bool) -> No
 
 def _summary(detail: ModelDetail) -> None:
     model = detail.model
-    template = f"{len(detail.template.splitlines())} lines ('--template' shows it)" if detail.template else "none"
+    template = (
+        f"{counted(len(detail.template.splitlines()), 'line')} ('--template' shows it)" if detail.template else "none"
+    )
     facts = [
         ("model", model.key),
         ("type", model.type),
@@ -52,7 +54,7 @@ def _summary(detail: ModelDetail) -> None:
         ("context", f"{model.context_length} tokens, as trained" if model.context_length else "-"),
         ("capabilities", ", ".join(detail.capabilities) or "-"),
         ("template", template),
-        ("metadata", f"{len(detail.header)} keys ('--header' shows them)"),
+        ("metadata", f"{counted(len(detail.header), 'key')} ('--header' shows them)"),
         ("loaded", ", ".join(model.loaded) or "-"),
         ("presets", ", ".join(model.presets) or "-"),
         *(("file", path) for path in detail.files),
@@ -94,11 +96,11 @@ def remove_model(common: Common, name: str, *, force: bool, yes: bool, dry_run: 
         for path in plan.kept:
             note(f"{path} stays: another model needs it.")
         try:
-            answer = input(f"Remove {one_line(plan.model)} ({size(plan.freed)})? [y/N] ")
+            answer = answered(f"Remove {plan.model} ({size(plan.freed)})? [y/N]")
         except (KeyboardInterrupt, EOFError):
-            print(file=sys.stderr)
+            note("")
             raise typer.Exit(130) from None
-        if answer.strip().lower() not in ("y", "yes"):
+        if answer not in ("y", "yes"):
             raise typer.Exit(1)
     _tell(common, client.post("/models/remove", RemoveBody(model=plan.model, force=force), Removed), "removed")
 
@@ -109,4 +111,4 @@ def _tell(common: Common, removed: Removed, what: str) -> None:
         return
     for path in removed.kept:
         note(f"{path} stays: another model needs it.")
-    say(f"{removed.model} {what}: {len(removed.files)} files, {size(removed.freed)} freed")
+    say(f"{removed.model} {what}: {counted(len(removed.files), 'file')}, {size(removed.freed)} freed")

@@ -19,7 +19,7 @@ COLUMNS = (
     Column("LOADED", keep=6),
     Column("DESCRIPTION", keep=4),
 )
-EFFECTIVE = (Column("SETTING"), Column("VALUE"), Column("FROM"))
+EFFECTIVE = (Column("SETTING", folds=False), Column("VALUE"), Column("FROM"))
 
 
 def list_presets(common: Common) -> None:

@@ -4,7 +4,7 @@ import time
 
 from lmctl.options import Common
 from lmctl.output import note, print_facts, print_json, print_problems
-from lmctl.text import duration, size
+from lmctl.text import counted, duration, size
 from lmd.protocol import Status
 
 
@@ -33,7 +33,7 @@ def facts(status: Status, now: float) -> list[tuple[str, str]]:
         ("socket", status.socket),
         ("version", f"{status.version}, pid {status.pid}, up {duration(now - status.started_at)}"),
         ("config", status.config_file or "none, defaults apply"),
-        ("models", f"{status.models} on disk, {status.presets} presets, {status.instances} in memory"),
+        ("models", f"{status.models} on disk, {counted(status.presets, 'preset')}, {status.instances} in memory"),
         ("requests", f"{status.active_requests} running, {status.requests_served} served"),
         ("memory", memory),
     ]

@@ -159,7 +159,9 @@ async def test_a_watcher_that_leaves_leaves_the_download_running(hub: FakeHub, l
     assert row["state"] == "downloading"
     watching = asyncio.create_task(run(lmctl, lmd, "downloads", "watch"))
     hub.hold.set()
-    assert (await watching).code == 0
+    watched = await watching
+    assert watched.code == 0
+    assert watched.out.startswith("lab/tiny-GGUF is complete")
     assert (lmd.models / "lab/tiny-GGUF/tiny-Q8_0.gguf").read_bytes() == TINY
 
 

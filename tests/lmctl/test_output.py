@@ -44,6 +44,14 @@ def test_a_name_too_long_is_folded_and_nothing_of_it_is_lost() -> None:
     assert "".join(line[:start].strip() for line in lines[1:]) == name
 
 
+@pytest.mark.parametrize("width", [60, 20])
+def test_a_column_that_must_not_fold_stays_whole(width: int) -> None:
+    columns = (Column("SETTING", folds=False), Column("VALUE"), Column("FROM"))
+    widths = layout(columns, [["load.rope_frequency_scale_factor", "x" * 60, "/etc/lmd/presets.d/coder.toml"]], width)
+    assert widths[0] == len("load.rope_frequency_scale_factor")
+    assert all(widths[i] < 60 for i in (1, 2))
+
+
 def test_names_are_told_as_they_are_and_not_as_markup() -> None:
     console = Console(width=80, force_terminal=True)
     with console.capture() as captured:

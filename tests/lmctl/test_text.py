@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmctl.text import count, duration, one_line, printable, size
+from lmctl.text import count, counted, duration, one_line, printable, size
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,11 @@ def test_sizes_have_three_digits(n: int, shown: str) -> None:
 )
 def test_parameters_are_counted_as_model_names_do(n: int, shown: str) -> None:
     assert count(n) == shown
+
+
+@pytest.mark.parametrize(("n", "shown"), [(0, "0 files"), (1, "1 file"), (2, "2 files")])
+def test_one_thing_is_told_in_the_singular(n: int, shown: str) -> None:
+    assert counted(n, "file") == shown
 
 
 @given(st.text())
