@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import isinf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lmd.api.limits import refuse_oversized
+from lmd.api.prompt import templates_of
+from lmd.config.preset import ChatSettings
 from lmd.errors import AmbiguousModel, Conflict, InvalidRequest, ModelNotFound, Unsupported
 from lmd.generation import GenerationRequest
 from lmd.library.resolve import Target, listing, resolve
@@ -159,13 +161,32 @@ def _finite(ttl: float) -> float | None:
     return None if isinf(ttl) else ttl
 
 
-def served_names(services: Services) -> dict[str, float]:
-    """Every name to list, and when its model came to be (Unix seconds): presets, models, and instances' identifiers."""
-    names = {one.name: one.model.mtime for one in listing(services.config.snapshot, services.catalog)}
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A name that is listed. ``created``: Unix seconds."""
+
+    name: str
+    created: float
+    template: Literal["own", "chatml"] | None
+    """Whose chat template it gets; None: it generates nothing, or nobody can tell any more."""
+
+
+def listed(services: Services) -> dict[str, Listed]:
+    """By name: presets, models, and instances' identifiers."""
+    names = {
+        one.name: _listed(one.name, one.model, one.preset.chat if one.preset else ChatSettings())
+        for one in listing(services.config.snapshot, services.catalog)
+    }
     for row in services.pool.rows():
         if (found := services.pool.find(row.id)) is not None:
-            names.setdefault(row.id, names.get(found.name, row.loaded_at))
+            of = names.get(found.name) or Listed(row.id, row.loaded_at, None)
+            names.setdefault(row.id, replace(of, name=row.id))
     return names
+
+
+def _listed(name: str, model: Model, chat: ChatSettings) -> Listed:
+    generates = model.format == "gguf" and model.type != "embeddings"
+    return Listed(name, model.mtime, ("own" if templates_of(model, chat) else "chatml") if generates else None)
 
 
 def only_name(services: Services) -> str:
@@ -174,7 +195,7 @@ def only_name(services: Services) -> str:
     InvalidRequest where it could mean several.
     """
     rows = services.pool.rows()
-    names = [row.id for row in rows] if rows else list(served_names(services))
+    names = [row.id for row in rows] if rows else list(listed(services))
     if len(names) == 1:
         return names[0]
     raise InvalidRequest(
@@ -184,13 +205,12 @@ def only_name(services: Services) -> str:
     )
 
 
-def canonical_name(services: Services, name: str) -> tuple[str, float]:
-    """The listed name that ``name`` means, and its time. ModelNotFound, AmbiguousModel."""
+def find_listed(services: Services, name: str) -> Listed:
+    """What ``name``, any that a request may use, is listed as. ModelNotFound, AmbiguousModel."""
     try:
         target = resolve(name, services.config.snapshot, services.catalog)
-        return target.name, target.model.mtime
+        return _listed(target.name, target.model, target.chat)
     except ModelNotFound:
-        names = served_names(services)
-        if name not in names:
+        if (found := listed(services).get(name)) is None:
             raise
-        return name, names[name]
+        return found

@@ -29,8 +29,6 @@ class Capabilities:
     """The model was trained to call tools (its own format is known). Others are served through the default format."""
     reasoning: bool
     parallel_tool_calls: bool
-    template: str
-    """ "own", or "chatml" where the model has none."""
     format: str
     """The style of its tool calls, with the override's name where there is one."""
 
@@ -134,7 +132,6 @@ class Dialogue:
             tool_use=format_.tool_use,
             reasoning=self._plain.format.reasoning or format_.reasoning,
             parallel_tool_calls=format_.parallel or not format_.tool_use,
-            template="chatml" if self._plain.template.fallback else "own",
             format=f"{format_.style}/{format_.override}" if format_.override else str(format_.style),
         )
 

@@ -49,11 +49,9 @@ class ChatTemplate:
     ``name`` tells people where the source came from. `TemplateError` when the source is no valid Jinja.
     """
 
-    def __init__(self, source: str, *, name: str = "chat_template", fallback: bool = False) -> None:
+    def __init__(self, source: str, *, name: str = "chat_template") -> None:
         self.source = source
         self.name = name
-        self.fallback = fallback
-        """True: the model has no template of its own and this is ChatML."""
         if len(source) > MAX_SOURCE:
             raise TemplateError(f"The chat template '{name}' is larger than {MAX_SOURCE} bytes.")
         self._environment = ChatEnvironment()
@@ -72,7 +70,7 @@ class ChatTemplate:
 
     @classmethod
     def chatml(cls) -> "ChatTemplate":
-        return cls(CHATML, name="ChatML", fallback=True)
+        return cls(CHATML, name="ChatML")
 
     @cached_property
     def shape(self) -> Shape:

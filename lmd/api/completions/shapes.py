@@ -174,7 +174,10 @@ class Completion(TypedDict):
 
 @_closed
 class ListedModel(TypedDict):
-    """The last three are what Anthropic's clients read."""
+    """``template``: whose chat template it gets; not of models that generate nothing.
+
+    ``type``, ``display_name`` and ``created_at`` are what Anthropic's clients read.
+    """
 
     id: str
     object: Literal["model"]
@@ -183,6 +186,7 @@ class ListedModel(TypedDict):
     type: Literal["model"]
     display_name: str
     created_at: str
+    template: NotRequired[Literal["own", "chatml"]]
 
 
 @_closed

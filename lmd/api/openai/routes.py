@@ -11,7 +11,7 @@ from lmd.api.completions.decode import decode_chat, decode_completion
 from lmd.api.completions.embeddings import Embeddings, EmbeddingsBody, respond_embeddings
 from lmd.api.completions.shapes import ChatCompletion, Completion, ListedModel, ListedModels, OpenAIError
 from lmd.api.openapi import Operation
-from lmd.api.served import canonical_name, served_names
+from lmd.api.served import Listed, find_listed, listed
 from lmd.api.services import services_of
 
 
@@ -50,28 +50,29 @@ OPERATIONS = (
 
 
 async def list_models(request: web.Request) -> web.Response:
-    names = served_names(services_of(request))
-    data = [_model_object(name, created) for name, created in names.items()]
+    data = [_model_object(one) for one in listed(services_of(request)).values()]
     return _json_response({"object": "list", "data": data})
 
 
 async def get_model(request: web.Request) -> web.Response:
     """Any name that a request may use; the answer's id is the canonical one."""
-    name, created = canonical_name(services_of(request), request.match_info["id"])
-    return _json_response(_model_object(name, created))
+    return _json_response(_model_object(find_listed(services_of(request), request.match_info["id"])))
 
 
-def _model_object(name: str, created: float) -> ListedModel:
-    return {
-        "id": name,
+def _model_object(one: Listed) -> ListedModel:
+    described: ListedModel = {
+        "id": one.name,
         "object": "model",
-        "created": int(created),
+        "created": int(one.created),
         "owned_by": "lmd",
         # Anthropic's client lists models at the same path and reads these.
         "type": "model",
-        "display_name": name,
-        "created_at": datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "display_name": one.name,
+        "created_at": datetime.fromtimestamp(one.created, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
     }
+    if one.template is not None:
+        described["template"] = one.template
+    return described
 
 
 def _json_response(value: object) -> web.Response:

@@ -224,7 +224,6 @@ def test_a_model_without_tools_is_told_of_them_in_the_default_format() -> None:
     assert "[TOOL_REQUEST]" in turn.text
     assert all(tool.name in turn.text for tool in TOOLS)
     assert not Dialogue.of({}).capabilities.tool_use
-    assert Dialogue.of({}).capabilities.template == "chatml"
 
 
 def test_a_tool_choice_that_names_no_tool_is_refused() -> None:

@@ -27,7 +27,6 @@ LOOP = "{% for m in messages %}[{{ m.role }}:{{ m.content }}]{% endfor %}"
 def test_a_model_without_a_template_gets_chatml() -> None:
     template = ChatTemplate.chatml()
     text = template.render(ChatPrompt(messages=(said(Role.SYSTEM, "S"), said(Role.USER, "U"))), now=NOW).text
-    assert template.fallback
     assert text == "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
 
 
