@@ -173,10 +173,8 @@ def test_what_a_template_shows_comes_back_whole_and_in_characters(shipped_templa
 
 @pytest.mark.parametrize("name", sorted(SHOWN))
 def test_no_two_way_split_changes_what_comes_back(shipped_templates: Path, name: str) -> None:
-    # The turn that shows most, and the one with most calls: their texts hold every marker of the format.
-    held = parts(shipped_templates, name)
-    fullest = {max(held, key=lambda row: (row[2].text.count("<"), len(row[2].text)))[2], held[-1][2], held[2][2]}
-    for part in sorted(fullest, key=lambda part: part.text):
+    # A template that leaves something out writes several of the turns alike.
+    for part in dict.fromkeys(part for _, _, part in parts(shipped_templates, name)):
         whole = without_ids(read(part.parser(), [part.text]))
         for pieces in two_way_splits(part.text):
             assert without_ids(read(part.parser(), pieces)) == whole, pieces
