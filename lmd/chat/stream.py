@@ -142,6 +142,13 @@ def _beginnings(markers: tuple[str, ...]) -> tuple[frozenset[str], int]:
     return found, max(map(len, found), default=0)
 
 
+@lru_cache(maxsize=1024)
+def beginning_of(markers: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds any character that one of ``markers`` begins with."""
+    firsts = sorted({marker[0] for marker in markers})
+    return re.compile("|".join(map(re.escape, firsts)) or "(?!)")
+
+
 def first_of(markers: tuple[str, ...], text: str, start: int = 0) -> re.Match[str] | None:
     """The first of ``markers`` in ``text`` from ``start`` on, the longest where several begin there."""
     return _pattern(markers).search(text, start) if markers else None
