@@ -101,6 +101,9 @@ class WorkerMain:
 
     def __init__(self, channel: "Channel[ToWorker, FromWorker]") -> None:
         # Imported here and not above: a broken build then fails with a log line, not before the log is set up.
+        from lmd.engine import bindings
+
+        bindings.take_alone()
         from lmd.engine.llama import Backend
 
         self._channel = channel
