@@ -34,7 +34,6 @@ TARGET = 25_000
 """SSE tokens/s on one core."""
 MODEL = Path(__file__).parents[1] / "models" / "tiny-chat.gguf"
 """For its header and its chat template only."""
-LOOK_SECONDS = 0.02
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}
 CASES: Mapping[str, Mapping[str, Any]] = {"chat": {}, "chat with a tool offered": {"tools": [TOOL]}}
 
@@ -42,14 +41,11 @@ _EVENT = b"data: "
 
 
 class Stream(asyncio.Protocol):
-    """One request and its answer, which is counted as it comes and kept to be checked."""
+    """One request and its answer, which is kept to be checked: reading must cost less than what is measured."""
 
     def __init__(self, request: bytes) -> None:
         self._request = request
         self._pieces: list[bytes] = []
-        self._end = b""
-        self.events = 0
-        self.spaces = 0
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -58,19 +54,9 @@ class Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._pieces.append(data)
-        # Counted over the seam between two reads: there is room for all of the marker but its last byte.
-        seam = self._end + data
-        self.events += seam.count(_EVENT)
-        self.spaces += data.count(b" ")
-        self._end = seam[1 - len(_EVENT) :]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended.set_result(None)
-
-    @property
-    def tokens(self) -> int:
-        """So far: each begins with a space, as does each event's data, and the head has a few."""
-        return max(0, self.spaces - self.events)
 
     def check(self, n_tokens: int) -> int:
         """How many events the text came in. RequestFailed where the answer is not the typist's, and whole."""
@@ -85,20 +71,6 @@ class Stream(asyncio.Protocol):
         if "".join(texts).lstrip() != text_of(n_tokens).lstrip():
             raise RequestFailed(f"{n_tokens} tokens were typed, but {''.join(texts)[:200]!r}… came")
         return len(texts)
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """What had come by when, and what the daemon had used for it."""
-
-    time: float
-    tokens: int
-    cpu: float
-
-    @classmethod
-    def now(cls, daemon: psutil.Process, streams: Sequence[Stream]) -> "Moment":
-        used = daemon.cpu_times()
-        return cls(time.perf_counter(), sum(stream.tokens for stream in streams), used.user + used.system)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,25 +92,27 @@ def _request(server: Server, n_tokens: int, extra: Mapping[str, Any]) -> bytes:
 
 
 async def measure(server: Server, n_streams: int, n_tokens: int, extra: Mapping[str, Any]) -> Figures:
-    """All streams at once; counted while every one of them runs. RequestFailed where one is not served as it should."""
+    """All streams at once, from the first request to the last answer's end: what the daemon has written and the clients
+    have not read yet lies in the kernel, so that between two moments they would not count the same. RequestFailed where
+    a stream is not served as it should.
+    """
     loop, address = asyncio.get_running_loop(), urlsplit(server.url)
     daemon = psutil.Process(server.pid)
     request = _request(server, n_tokens, extra)
     streams = [Stream(request) for _ in range(n_streams)]
+    before, begun = cpu_seconds(daemon), time.perf_counter()
     for stream in streams:
         await loop.create_connection(lambda stream=stream: stream, address.hostname, address.port)  # type: ignore[misc]
-    moments: list[Moment] = []
-    while not all(stream.ended.done() for stream in streams):
-        counts = [stream.tokens for stream in streams]
-        if min(counts) > n_tokens // 20 and max(counts) < n_tokens * 19 // 20:
-            moments.append(Moment.now(daemon, streams))
-        await asyncio.sleep(LOOK_SECONDS)
+    await asyncio.gather(*(stream.ended for stream in streams))
+    seconds, used = time.perf_counter() - begun, cpu_seconds(daemon) - before
     n_events = sum(stream.check(n_tokens) for stream in streams)
-    if len(moments) < 2:
-        raise RequestFailed("the streams were over before they could be looked at: ask for more --tokens")
-    first, last = moments[0], moments[-1]
-    n = last.tokens - first.tokens
-    return Figures(n / (last.time - first.time), (last.cpu - first.cpu) / n, n_events / (n_streams * n_tokens))
+    n = n_streams * n_tokens
+    return Figures(n / seconds, used / n, n_events / n)
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    used = process.cpu_times()
+    return used.user + used.system
 
 
 async def bench(n_streams: int, n_tokens: int, rounds: int) -> dict[str, list[Figures]]:
