@@ -14,12 +14,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lmd.api.activity import RequestRecord, current_record
 from lmd.api.candidates import likeliest
 from lmd.api.metrics import PieceTimes
-from lmd.api.prompt import Prepared, prepare
+from lmd.api.prompt import Parser, Prepared, prepare
 from lmd.api.served import Served, find_served
 from lmd.api.services import Services
 from lmd.errors import InvalidRequest
@@ -36,6 +36,7 @@ from lmd.generation import (
     total_usage,
 )
 from lmd.log import request_id
+from lmd.worker.mailbox import Mailbox
 from lmd.worker.messages import JoinedOutput, Output, Prefilled
 
 if TYPE_CHECKING:
@@ -45,6 +46,15 @@ if TYPE_CHECKING:
     from lmd.worker.messages import Generate
 
 Events = AsyncGenerator[GenerationEvent, None]
+
+
+class Outlet(Protocol):
+    """Where the events of a stream that runs can go at once, past the tasks and generators that serve it."""
+
+    def ready(self) -> bool:
+        """Whether `write` may be called now: the beginning is out, and its reader keeps up."""
+
+    def write(self, events: Sequence[GenerationEvent]) -> None: ...
 
 
 class Generation:
@@ -79,9 +89,11 @@ class Generation:
     def _numbers(self) -> range:
         return range(self._first_choice, self._first_choice + (self.request.best_of or self.request.n))
 
-    async def events(self) -> Events:
+    async def events(self, outlet: Outlet | None = None) -> Events:
         """Everything that happens, once. Closing this (or cancelling) ends the sequences and gives the lease back.
 
+        Pieces of the answer after the first go to ``outlet`` in place of being yielded, whenever it is ready while
+        this waits for the worker and what came before was taken: only for who sends each event as it comes.
         Raises the request's LmdError at the point where it happens.
         """
         with self._services.activity.request():
@@ -96,7 +108,7 @@ class Generation:
                     self._record.waited = lease.waited
                 yield LoadDone(lease.instance_id, lease.waited)
                 prepared = await prepare(self.served, self._ranked_by_logprobs(), lease)
-                async with aclosing(self._choices(lease, prepared)) as events:
+                async with aclosing(self._choices(lease, prepared, outlet)) as events:
                     async for event in events:
                         yield event
             finally:
@@ -109,14 +121,16 @@ class Generation:
             return replace(request, logprobs=0)
         return request
 
-    async def _choices(self, lease: Lease, prepared: Prepared) -> Events:
+    async def _choices(self, lease: Lease, prepared: Prepared, outlet: Outlet | None) -> Events:
         """All choices' events as they come. The record learns the time of the first piece, and the usage."""
         record, ended, first = self._record, [], True
         ranking = len(self._numbers) > self.request.n
         candidates: dict[int, list[GenerationEvent]] = {choice: [] for choice in self._numbers}
+        if len(self._numbers) > 1:
+            outlet = None  # events of several choices wait for each other
         pieces = self._services.metrics.pieces
         streams = [
-            _sequence(partial(self._start, lease, prepared.generate(choice), choice), prepared, choice, pieces)
+            _sequence(partial(self._start, lease, prepared.generate(choice), choice), prepared, choice, pieces, outlet)
             for choice in self._numbers
         ]
         async with aclosing(streams[0] if len(streams) == 1 else merged(streams)) as events:
@@ -211,23 +225,51 @@ class _Leasing:
             self._entering.result().close()
 
 
-async def _sequence(start: Callable[[], Items], prepared: Prepared, choice: int, pieces: PieceTimes) -> Events:
+class _Reader:
+    """Takes what the worker says of one choice apart, and counts how long each piece was in coming."""
+
+    def __init__(self, parser: Parser, pieces: PieceTimes, outlet: Outlet | None) -> None:
+        self._parser = parser
+        self._pieces = pieces
+        self._outlet = outlet
+        self._last = 0.0
+
+    def read(self, output: Output) -> Sequence[GenerationEvent]:
+        if output.n_tokens:
+            now = time.monotonic()
+            if self._last:
+                self._pieces.add(now - self._last, output.n_tokens)
+            self._last = now
+        steps = output.steps if isinstance(output, JoinedOutput) else ((len(output.text), output.n_tokens),)
+        return self._parser.feed(output.text, steps, output.logprobs)
+
+    def pass_on(self, output: Output) -> bool:
+        """Straight to the outlet, for `Mailbox.direct`."""
+        outlet = self._outlet
+        if outlet is None or not outlet.ready():
+            return False
+        if events := self.read(output):
+            outlet.write(events)
+        return True
+
+
+async def _sequence(
+    start: Callable[[], Items], prepared: Prepared, choice: int, pieces: PieceTimes, outlet: Outlet | None
+) -> Events:
     """One choice: a sequence in the worker, its text taken apart by the model's format."""
     for echoed in prepared.echo:
         yield replace(echoed, choice=choice)
     parser = prepared.parser(choice)
-    last = 0.0
+    reader = _Reader(parser, pieces, outlet)
     async with aclosing(start()) as items:
         async for item in items:
             if isinstance(item, Output):
-                if item.n_tokens:
-                    now = time.monotonic()
-                    if last:
-                        pieces.add(now - last, item.n_tokens)
-                    last = now
-                steps = item.steps if isinstance(item, JoinedOutput) else [(len(item.text), item.n_tokens)]
-                for event in parser.feed(item.text, steps, item.logprobs):
+                events = reader.read(item)
+                for event in events:
                     yield event
+                # The first piece has gone the long way, where its time is noted.
+                if events and outlet is not None and isinstance(items, Mailbox):
+                    items.direct = reader.pass_on
             elif isinstance(item, Prefilled):
                 yield PromptProgress(item.done, item.total, choice)
             else:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from lmd.api.activity import current_record
 from lmd.api.status import error_code, http_status, internal_error
 from lmd.errors import LmdError
+from lmd.generation import GenerationEvent
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ class EventStream:
         self._last = time.monotonic()
         self._note = "waiting"
         self._ticker: asyncio.Task[None] | None = None
+        self._transport: asyncio.Transport | None = None
+        """Set once the headers are out, where what follows may be written to it."""
         self.response = web.StreamResponse(
             headers={
                 "Content-Type": "text/event-stream; charset=utf-8",
@@ -69,6 +73,25 @@ class EventStream:
             await self._start()
         self._last = time.monotonic()
         await self.response.write(data)
+        if self._transport is None and self.response.headers.get(hdrs.TRANSFER_ENCODING) == "chunked":
+            self._transport = self._request.transport
+
+    def outlet(self, encode: Callable[[GenerationEvent], bytes]) -> Outlet:
+        """A way past `send` for events that ``encode`` makes bytes of, while the stream runs and its client reads."""
+        return Outlet(self, encode)
+
+    def send_now(self, data: bytes) -> None:
+        """As `send`, for when `takes` says so."""
+        assert self._transport is not None
+        self._last = time.monotonic()
+        # The chunks of RFC 9112, as aiohttp writes them, without the layers in which it looks for what is not here:
+        # compression, a length, headers that wait.
+        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def takes(self) -> bool:
+        """Whether the stream has begun, and the client has taken (or its kernel, for it) all that was written."""
+        transport = self._transport
+        return transport is not None and not transport.get_write_buffer_size() and not transport.is_closing()
 
     async def _start(self) -> None:
         async with self._starting:
@@ -85,6 +108,21 @@ class EventStream:
                 await self.send(_COMMENT % self._note.encode())
         except ConnectionError:
             return  # aiohttp cancels the serving task
+
+
+class Outlet:
+    """`lmd.api.generate.Outlet` into an event stream."""
+
+    def __init__(self, stream: EventStream, encode: Callable[[GenerationEvent], bytes]) -> None:
+        self._stream = stream
+        self._encode = encode
+        self.ready = stream.takes
+
+    def write(self, events: Sequence[GenerationEvent]) -> None:
+        encode = self._encode
+        data = encode(events[0]) if len(events) == 1 else b"".join(map(encode, events))
+        if data:
+            self._stream.send_now(data)
 
 
 def late_error(raised: Exception) -> tuple[LmdError, int]:

@@ -2,7 +2,7 @@
 
 The reader of the socket puts, the request's task takes; both on the event loop. A consumer that is
 slower than the model finds everything that came meanwhile as one item: memory stays that of the
-text, and nobody waits for it.
+text, and nobody waits for it. One that keeps up may have its outputs handed over without its task being woken.
 """
 
 import asyncio
@@ -18,7 +18,9 @@ class Mailbox(AsyncIterator[Output | Prefilled | Finished]):
     ``anext`` may be cancelled without losing anything. Leaving an ``async for`` early does not close it: call `aclose`.
     """
 
-    __slots__ = ("_ended", "_error", "_finished", "_more", "_on_close", "_output", "_prefilled", "_waiter", "id")
+    __slots__ = (
+        "_ended", "_error", "_finished", "_more", "_on_close", "_output", "_prefilled", "_waiter", "direct", "id",
+    )  # fmt: skip
 
     def __init__(self, id: int, on_close: Callable[[int], None]) -> None:
         """``on_close`` is called with the id once, and only when the consumer closes before the end."""
@@ -28,16 +30,28 @@ class Mailbox(AsyncIterator[Output | Prefilled | Finished]):
         self._output: Output | None = None
         self._more: list[Output] = []
         self._finished: Finished | None = None
-        self._error: LmdError | None = None
+        self._error: Exception | None = None
         self._ended = False
         """Nothing more will be put, or the consumer wants no more."""
         self._waiter: asyncio.Future[None] | None = None
+        self.direct: Callable[[Output], bool] | None = None
+        """Offered each output that comes while the consumer waits, so after it has dealt with all before. True: taken,
+        the consumer goes on waiting. What it raises is raised to the consumer. To wake a task for every token, through
+        all that it stands in, costs more than the token."""
 
     # ── the reader's side ─────────────────────────────────────────────────────────────────────
 
     def put(self, output: Output) -> None:
-        if self._ended:
+        if self._ended or self._error is not None:
             return
+        if self.direct is not None and self._waiter is not None and not self._waiter.done():
+            try:
+                if self.direct(output):
+                    return
+            except Exception as error:  # carried over to the consumer's task
+                self._error = error
+                self._wake()
+                return
         if self._output is None:
             self._output = output
         else:
@@ -78,7 +92,7 @@ class Mailbox(AsyncIterator[Output | Prefilled | Finished]):
                 return prefilled
             if self._output is not None:
                 return self._take_output()
-            if self._ended:
+            if self._ended or self._error is not None:
                 break
             if self._waiter is not None:
                 raise RuntimeError("two tasks read one answer")
@@ -88,12 +102,15 @@ class Mailbox(AsyncIterator[Output | Prefilled | Finished]):
             finally:
                 if self._waiter is waiter:
                     self._waiter = None
+        if self._error is not None:
+            error, self._error, self._finished = self._error, None, None
+            if not self._ended:  # what went wrong was on our side
+                self._ended = True
+                self._on_close(self.id)
+            raise error
         if self._finished is not None:
             finished, self._finished = self._finished, None
             return finished
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
         raise StopAsyncIteration
 
     def _take_output(self) -> Output:
@@ -116,7 +133,7 @@ class Mailbox(AsyncIterator[Output | Prefilled | Finished]):
         """Take no more. Cancels the sequence where it has not ended."""
         cancel = not self._ended
         self._ended = True
-        self._prefilled = self._output = self._finished = self._error = None
+        self._prefilled = self._output = self._finished = self._error = self.direct = None
         self._more = []
         self._wake()
         if cancel:

@@ -42,7 +42,7 @@ async def messages(request: web.Request) -> web.StreamResponse:
     generation = Generation(services_of(request), decoded.request)
     answer = Answer(generation.model, show_thinking=decoded.show_thinking)
     if decoded.stream:
-        return await _stream(request, answer, generation.events())
+        return await _stream(request, answer, generation)
     async with aclosing(generation.events()) as events:
         async for event in events:
             answer.feed(event)
@@ -55,8 +55,11 @@ async def count_tokens(request: web.Request) -> web.Response:
     return web.Response(body=msgspec.json.encode({"input_tokens": counted}), content_type="application/json")
 
 
-async def _stream(request: web.Request, answer: Answer, events: Events) -> web.StreamResponse:
-    async with EventStream(request, services_of(request).keep_alive_seconds) as stream, aclosing(events):
+async def _stream(request: web.Request, answer: Answer, generation: Generation) -> web.StreamResponse:
+    async with (
+        EventStream(request, services_of(request).keep_alive_seconds) as stream,
+        aclosing(generation.events(stream.outlet(answer.feed))) as events,
+    ):
         try:
             await _send_all(stream, answer, events)
         except Exception as raised:

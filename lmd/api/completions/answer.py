@@ -8,7 +8,7 @@ from aiohttp import web
 from lmd.api.completions.decode import Decoded
 from lmd.api.completions.encode import Answer, Extras
 from lmd.api.completions.errors import error_event
-from lmd.api.generate import Events, Generation, merged
+from lmd.api.generate import Events, Generation, Outlet, merged
 from lmd.api.middleware import json_body
 from lmd.api.services import services_of
 from lmd.api.sse import EventStream, late_error
@@ -37,20 +37,24 @@ async def respond(
         extras=extras(generations[0]) if extras is not None else None,
     )
     if decoded.stream:
-        return await _stream(request, answer, _events(generations))
+        return await _stream(request, answer, generations)
     async with aclosing(_events(generations)) as events:
         async for event in events:
             answer.add(event)
     return web.Response(body=answer.whole(), content_type="application/json")
 
 
-def _events(generations: Sequence[Generation]) -> Events:
-    streams = [generation.events() for generation in generations]
-    return streams[0] if len(streams) == 1 else merged(streams)
+def _events(generations: Sequence[Generation], outlet: Outlet | None = None) -> Events:
+    if len(generations) == 1:
+        return generations[0].events(outlet)
+    return merged([generation.events() for generation in generations])
 
 
-async def _stream(request: web.Request, answer: Answer, events: Events) -> web.StreamResponse:
-    async with EventStream(request, services_of(request).keep_alive_seconds) as stream, aclosing(events):
+async def _stream(request: web.Request, answer: Answer, generations: Sequence[Generation]) -> web.StreamResponse:
+    async with (
+        EventStream(request, services_of(request).keep_alive_seconds) as stream,
+        aclosing(_events(generations, stream.outlet(answer.chunk))) as events,
+    ):
         try:
             await _send_all(stream, answer, events)
         except Exception as raised:

@@ -167,9 +167,11 @@ async def _stream(
     request: web.Request, asked: Asked, generation: Generation, transcript: Transcript
 ) -> web.StreamResponse:
     services = services_of(request)
-    events = generation.events()
-    async with EventStream(request, services.keep_alive_seconds) as stream, aclosing(events):
-        told = Stream(transcript)
+    told = Stream(transcript)
+    async with (
+        EventStream(request, services.keep_alive_seconds) as stream,
+        aclosing(generation.events(stream.outlet(told.feed))) as events,
+    ):
         try:
             await _send_all(stream, told, events)
             result = await _finish(services, asked, generation, transcript)

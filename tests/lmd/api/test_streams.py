@@ -155,6 +155,55 @@ async def test_a_slow_reader_holds_up_nobody_else(stack: Any) -> None:
     assert (await response.read()).count(b"~") == 20_000_000
 
 
+async def test_pieces_stay_in_order_while_the_reader_stalls_and_goes_on(stack: Any) -> None:
+    read = b""
+    response, worker, sequence = await started(stack)
+    told = [f" {number}" + "~" * 4000 for number in range(3000)]
+    for number, text in enumerate(told):
+        worker.open[sequence].put(Output(sequence, text, 1))
+        if number % 100 == 0:
+            await asyncio.sleep(0)  # for the stream's task to take what the socket did not
+        if number == 2000:
+            read = await response.content.readexactly(1_000_000)
+    worker.answer(sequence, "end")
+    read += await response.read()
+    assert read.endswith(b"data: [DONE]\n\n")
+    payloads = [line.removeprefix(b"data: ") for line in read.split(b"\n") if line.startswith(b"data: {")]
+    assert "".join(json.loads(payload)["choices"][0]["text"] for payload in payloads) == "".join(told) + "end"
+
+
+async def test_each_piece_goes_out_as_it_comes(stack: Any) -> None:
+    response, worker, sequence = await started(stack)
+    assert await response.content.readline() == b"\n"
+    for text in ("a", "ä", "日"):
+        worker.open[sequence].put(Output(sequence, text, 1))
+        line = await response.content.readline()
+        assert json.loads(line.removeprefix(b"data: "))["choices"][0]["text"] == text
+        assert await response.content.readline() == b"\n"
+    assert stack.services.metrics.pieces.family().samples[-2].value == 3  # as many gaps between four tokens
+    worker.answer(sequence)
+    assert (await response.read()).endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_client_of_http_1_0_gets_the_events_without_chunks_around_them(stack: Any) -> None:
+    body = json.dumps(BODY).encode()
+    reader, writer = await asyncio.open_connection(stack.client.host, stack.client.port)
+    head = f"POST /v1/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    worker = await stack.loading()
+    worker.finish_load()
+    (sequence,) = await stack.generating(worker)
+    worker.open[sequence].put(Output(sequence, "first", 1))
+    said = await reader.readuntil(b"\r\n\r\n")
+    assert b"chunked" not in said
+    assert b'"text":"first"' in await reader.readuntil(b"\n\n")
+    worker.open[sequence].put(Output(sequence, "second", 1))
+    assert (await reader.readuntil(b"\n\n")).startswith(b"data: {")
+    worker.answer(sequence)
+    assert (await reader.read()).endswith(b"\n\ndata: [DONE]\n\n")
+    writer.close()
+
+
 async def test_draining_refuses_and_waits(stack: Any) -> None:
     response, worker, sequence = await started(stack)
     stack.services.activity.drain()

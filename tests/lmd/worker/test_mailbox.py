@@ -79,3 +79,59 @@ async def test_closing_early_tells_once_and_ends_a_waiting_consumer(mailbox, clo
     assert await waiting is None
     assert closed == [1]
     assert [item async for item in mailbox] == []
+
+
+async def test_outputs_go_past_a_consumer_that_waits_and_to_one_that_does_not(mailbox):
+    taken = []
+
+    def direct(output):
+        if output.text == "not this":
+            return False
+        taken.append(output.text)
+        return True
+
+    mailbox.direct = direct
+    mailbox.put(Output(1, "a", 1))
+    assert await anext(mailbox) == Output(1, "a", 1)
+    waiting = asyncio.ensure_future(anext(mailbox))
+    await asyncio.sleep(0)
+    mailbox.put(Output(1, "b", 1))
+    mailbox.put(Output(1, "c", 1))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    mailbox.put(Output(1, "not this", 1))
+    mailbox.put(Output(1, "d", 1))
+    assert await waiting == JoinedOutput(1, "not thisd", 2, None, [(8, 1), (1, 1)])
+    assert taken == ["b", "c"]
+
+
+async def test_what_goes_wrong_past_a_consumer_is_raised_to_it_and_ends_the_sequence(mailbox, closed):
+    def direct(output):
+        raise ValueError(output.text)
+
+    mailbox.direct = direct
+    waiting = asyncio.ensure_future(anext(mailbox))
+    await asyncio.sleep(0)
+    mailbox.put(Output(1, "a", 1))
+    mailbox.put(Output(1, "b", 1))
+    mailbox.finish(END)
+    with pytest.raises(ValueError, match="a"):
+        await waiting
+    with pytest.raises(StopAsyncIteration):
+        await anext(mailbox)
+    await mailbox.aclose()
+    assert closed == []  # it had ended by itself
+
+
+async def test_a_sequence_that_still_runs_is_cancelled_when_its_output_could_not_be_passed_on(mailbox, closed):
+    def direct(output):
+        raise ValueError(output.text)
+
+    mailbox.direct = direct
+    waiting = asyncio.ensure_future(anext(mailbox))
+    await asyncio.sleep(0)
+    mailbox.put(Output(1, "a", 1))
+    with pytest.raises(ValueError, match="a"):
+        await waiting
+    await mailbox.aclose()
+    assert closed == [1]
