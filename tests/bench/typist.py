@@ -28,7 +28,7 @@ LOOK_SECONDS = 2e-5
 
 
 def word(n: int) -> str:
-    """Token number ``n`` of every answer: a space first, so that a reader can count tokens."""
+    """Token number ``n`` of every answer."""
     return " " + WORDS[n % len(WORDS)]
 
 
