@@ -20,6 +20,10 @@ MiB = 1024**2
 MAX_SOCKET_PATH = 107
 
 
+def _format_mode(mode: int) -> str:
+    return f"{mode:04o}"
+
+
 def _read_mode(value: Any) -> int:
     if isinstance(value, str) and re.fullmatch(r"(0o?)?[0-7]{3}", value):
         return int(value.removeprefix("0o"), 8)
@@ -100,7 +104,7 @@ class Limits(Section):
 
 class Control(Section):
     socket: Annotated[Path, AfterValidator(_check_socket)] = Path("/run/lmd/lmd.sock")
-    mode: Annotated[int, BeforeValidator(_read_mode), PlainSerializer("{:04o}".format, return_type=str)] = 0o660
+    mode: Annotated[int, BeforeValidator(_read_mode), PlainSerializer(_format_mode, return_type=str)] = 0o660
     group: str = ""
     """Group of the socket; empty: the daemon's own."""
 
