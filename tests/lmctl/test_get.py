@@ -157,11 +157,11 @@ async def test_a_watcher_that_leaves_leaves_the_download_running(hub: FakeHub, l
         assert await screen.end() == 130
     [row] = await told(lmctl, lmd, "downloads")
     assert row["state"] == "downloading"
-    watching = asyncio.create_task(run(lmctl, lmd, "downloads", "watch"))
-    hub.hold.set()
-    watched = await watching
-    assert watched.code == 0
-    assert watched.out.startswith("lab/tiny-GGUF is complete")
+    async with terminal(LMCTL, "downloads", "watch", env=environment(lmd.socket)) as screen:
+        await screen.until("lab/tiny-GGUF@q8_0")
+        hub.hold.set()
+        await screen.until("lab/tiny-GGUF is complete")
+        assert await screen.end() == 0
     assert (lmd.models / "lab/tiny-GGUF/tiny-Q8_0.gguf").read_bytes() == TINY
 
 
