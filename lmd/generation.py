@@ -235,7 +235,8 @@ class TokenLogprob:
 
     token: int
     data: bytes
-    logprob: float
+    logprob: float | None
+    """None: the first token of a prompt, before which there is nothing."""
     top: tuple[tuple[int, bytes, float], ...] = ()
 
 
@@ -310,6 +311,11 @@ class TextDelta:
     text: str
     choice: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class Echo(TextDelta):
+    """The prompt, where the answer has to begin with it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lmd.generation import Finished, GenerationEvent, TextDelta
+from lmd.generation import Echo, Finished, GenerationEvent, TextDelta
 
 
 def likeliest(
@@ -31,5 +31,10 @@ def likeliest(
 
 
 def _mean_logprob(events: Sequence[GenerationEvent]) -> float:
-    values = [token.logprob for event in events if isinstance(event, TextDelta) for token in event.logprobs]
+    values = [
+        token.logprob or 0.0
+        for event in events
+        if isinstance(event, TextDelta) and not isinstance(event, Echo)
+        for token in event.logprobs
+    ]
     return sum(values) / len(values) if values else float("-inf")

@@ -24,6 +24,7 @@ from lmd.api.served import Served, find_served
 from lmd.api.services import Services
 from lmd.errors import InvalidRequest
 from lmd.generation import (
+    Echo,
     Finished,
     FinishReason,
     GenerationEvent,
@@ -32,6 +33,7 @@ from lmd.generation import (
     LoadProgress,
     PromptProgress,
     TextDelta,
+    TokenLogprob,
     Usage,
     total_usage,
 )
@@ -107,19 +109,12 @@ class Generation:
                     self._record.instance = lease.instance_id
                     self._record.waited = lease.waited
                 yield LoadDone(lease.instance_id, lease.waited)
-                prepared = await prepare(self.served, self._ranked_by_logprobs(), lease)
+                prepared = await prepare(self.served, self.request, lease)
                 async with aclosing(self._choices(lease, prepared, outlet)) as events:
                     async for event in events:
                         yield event
             finally:
                 leasing.release()
-
-    def _ranked_by_logprobs(self) -> GenerationRequest:
-        """The request as the worker gets it: ``best_of`` needs the tokens' probabilities."""
-        request = self.request
-        if request.best_of is not None and request.best_of > request.n and request.logprobs is None:
-            return replace(request, logprobs=0)
-        return request
 
     async def _choices(self, lease: Lease, prepared: Prepared, outlet: Outlet | None) -> Events:
         """All choices' events as they come. The record learns the time of the first piece, and the usage."""
@@ -135,7 +130,7 @@ class Generation:
         ]
         async with aclosing(streams[0] if len(streams) == 1 else merged(streams)) as events:
             async for event in events:
-                if first and not isinstance(event, PromptProgress):
+                if first and not isinstance(event, PromptProgress | Echo):
                     first = False
                     note_first_piece(record)
                 if type(event) is Finished:
@@ -257,8 +252,9 @@ async def _sequence(
     start: Callable[[], Items], prepared: Prepared, choice: int, pieces: PieceTimes, outlet: Outlet | None
 ) -> Events:
     """One choice: a sequence in the worker, its text taken apart by the model's format."""
-    for echoed in prepared.echo:
-        yield replace(echoed, choice=choice)
+    if prepared.echo and not prepared.echo_logprobs:
+        yield Echo(prepared.echo, choice)
+    told: list[TokenLogprob] = []
     parser = prepared.parser(choice)
     reader = _Reader(parser, pieces, outlet)
     async with aclosing(start()) as items:
@@ -272,6 +268,9 @@ async def _sequence(
                     items.direct = reader.pass_on
             elif isinstance(item, Prefilled):
                 yield PromptProgress(item.done, item.total, choice)
+                told += item.logprobs or ()
+                if prepared.echo_logprobs and item.done == item.total:
+                    yield Echo(prepared.echo, choice, tuple(told))
             else:
                 for event in parser.feed(item.text, (), None):
                     yield event

@@ -63,8 +63,10 @@ class Prepared:
     generate: Callable[[int], Generate]
     """The worker's order for choice N."""
     parser: Callable[[int], Parser]
-    echo: tuple[TextDelta, ...] = ()
+    echo: str = ""
     """The prompt, where the answer has to begin with it."""
+    echo_logprobs: bool = False
+    """The worker tells the prompt's tokens, which go with the echo."""
     own_stops: frozenset[str] = frozenset()
     """Stop strings of the model's format that the client did not ask for."""
 
@@ -149,12 +151,16 @@ async def _prepare_raw(
         pieces = _filled_in(prompt, lease)
         return Prepared(generate=_orders(request, sampling, pieces, constraint=constraint), parser=PlainAnswer)
     pieces = [PromptText(prompt.text)] if prompt.tokens is None else [PromptTokens(list(prompt.tokens))]
-    return Prepared(
-        # Token ids are the whole prompt, as the client counted it: nothing is put before them.
-        generate=_orders(request, sampling, pieces, add_special=prompt.tokens is None, constraint=constraint),
-        parser=PlainAnswer,
-        echo=(TextDelta(echo),) if echo else (),
+    echo_logprobs = prompt.echo and request.logprobs is not None
+    order = _orders(
+        request,
+        sampling,
+        pieces,
+        add_special=prompt.tokens is None,  # token ids are the whole prompt, as the client counted it
+        constraint=constraint,
+        prompt_logprobs=echo_logprobs,
     )
+    return Prepared(generate=order, parser=PlainAnswer, echo=echo, echo_logprobs=echo_logprobs)
 
 
 def _filled_in(prompt: RawPrompt, lease: Lease) -> list[PromptText | PromptTokens]:
@@ -186,7 +192,12 @@ def _orders(
     add_special: bool = True,
     preserved: Sequence[str] = (),
     constraint: Constraint | None = None,
+    prompt_logprobs: bool = False,
 ) -> Callable[[int], Generate]:
+    logprobs = request.logprobs
+    if logprobs is None and request.best_of is not None and request.best_of > request.n:
+        logprobs = 0  # they decide which are the best
+
     def order(choice: int) -> Generate:
         seed = sampling.seed
         if seed is not None and seed >= 0:
@@ -197,12 +208,13 @@ def _orders(
             sampling=replace(sampling, seed=seed),
             add_special=add_special,
             logit_bias=dict(request.logit_bias),
-            logprobs=request.logprobs,
+            logprobs=logprobs,
             ignore_eos=request.ignore_eos,
             cache_prompt=request.cache_prompt,
             preserved=list(preserved),
             constraint=constraint,
             draft=PROMPT_LOOKUP if request.draft_model == PROMPT_LOOKUP else "auto",
+            prompt_logprobs=prompt_logprobs,
         )
 
     return order

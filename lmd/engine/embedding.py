@@ -14,8 +14,8 @@ import numpy as np
 from lmd.engine.batch import Batch
 from lmd.engine.context import ComputeParams
 from lmd.engine.encoder import EncoderContext, PairTemplate, Vectors, apply_adapters, with_special
-from lmd.engine.engine import Rate
 from lmd.engine.llama import Backend, Model
+from lmd.engine.rate import Rate
 from lmd.engine.threads import default_threads
 from lmd.engine.vocabulary import Vocab
 from lmd.errors import ContextLengthExceeded, InsufficientMemory, InvalidRequest, LmdError, Unsupported

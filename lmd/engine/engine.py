@@ -8,13 +8,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from lmd.engine.batch import Batch
 from lmd.engine.context import Context, NoCells
+from lmd.engine.drawers import Drawers
 from lmd.engine.llama import Model
-from lmd.engine.sampler import logprob
+from lmd.engine.rate import Rate
+from lmd.engine.sampler import logprob, unpredicted
 from lmd.engine.scheduler import Need, Share, plan, prompt_slice
 from lmd.engine.sequence import Sequence, SequenceSpec
 from lmd.engine.slots import PrefixStore, Slots, common_prefix
@@ -24,9 +25,6 @@ from lmd.generation import FinishReason, TokenLogprob, Usage
 
 STREAM_GAP_SECONDS = 0.4
 """A step that carries a part of a long prompt beside running streams should not take longer than this."""
-DRAW_THREADS = 8
-DRAW_AHEAD_EFFORT = 500_000
-"""Logits: drawing from fewer, all sequences together, takes no longer than waking threads for it."""
 LEADER_GAIN = 64
 """Wait for another sequence's prefix when that saves computing at least this many tokens."""
 
@@ -35,26 +33,9 @@ class Sink(Protocol):
     """Where results go. Called from within `Engine.step`, `submit` and `cancel`."""
 
     def output(self, id: int, text: str, n_tokens: int, logprobs: list[TokenLogprob] | None) -> None: ...
-    def prefilled(self, id: int, done: int, total: int) -> None: ...
+    def prefilled(self, id: int, done: int, total: int, logprobs: list[TokenLogprob] | None = None) -> None: ...
     def finished(self, id: int, reason: FinishReason, usage: Usage, text: str, stop: str | None) -> None: ...
     def failed(self, id: int, error: LmdError) -> None: ...
-
-
-class Rate:
-    """Tokens per second over the last second or so of work."""
-
-    def __init__(self) -> None:
-        self._tokens = 0
-        self._seconds = 0.0
-        self.value = 0.0
-
-    def add(self, tokens: int, seconds: float) -> None:
-        self._tokens += tokens
-        self._seconds += seconds
-        if self._seconds >= 1.0 or self.value == 0.0:
-            self.value = self._tokens / self._seconds if self._seconds else 0.0
-        if self._seconds >= 1.0:
-            self._tokens, self._seconds = 0, 0.0
 
 
 class Engine:
@@ -86,7 +67,7 @@ class Engine:
         self._batch = Batch(n_batch)
         self._sink = sink
         self._clock = clock
-        self._drawers: ThreadPoolExecutor | None = None
+        self._drawers = Drawers(context)
         self._queue: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._prompt_token_seconds = 0.0
@@ -139,12 +120,12 @@ class Engine:
         """Queue a sequence. Raises InvalidRequest or ContextLengthExceeded; then nothing was queued."""
         if not spec.tokens:
             raise InvalidRequest("The prompt is empty.", param="prompt")
-        stops = (spec.params.context_overflow or "stop_at_limit") == "stop_at_limit"
+        stops = (spec.params.context_overflow or "stop_at_limit") == "stop_at_limit" or spec.told_from is not None
         if len(spec.tokens) >= self.context_length and stops:
             raise ContextLengthExceeded(len(spec.tokens), self.context_length)
         self._check(spec.logit_bias, "logit_bias")
         sequence = Sequence(spec, self.vocab, self.context_length, self._clock())
-        if sequence.n_left <= 0:
+        if sequence.n_left <= 0 and not sequence.telling:
             self._finish(sequence, FinishReason.LENGTH)
             return
         self._queue.append(sequence)
@@ -165,7 +146,7 @@ class Engine:
         shares = self._make_room(self._plan())
         if not shares:
             return
-        outputs = self._fill(shares)
+        entries, outputs = self._fill(shares)
         started = self._clock()
         try:
             self._context.decode(self._batch)
@@ -175,12 +156,13 @@ class Engine:
         self._context.wait()  # a GPU computes on after decode: what is learnt here about costs must hold all of it
         now = self._clock()
         self._measure(shares, now - started)
-        for sequence, tokens in shares:
+        for (sequence, tokens), entry in zip(shares, entries, strict=True):
             assert sequence.slot is not None
             self.slots.append(sequence.slot, tokens)
             if not sequence.n_generated:
-                self._sink.prefilled(sequence.id, sequence.n_computed, sequence.n_prompt)
-        self._draw_ahead(outputs)
+                told = self._tell(sequence, entry + len(tokens)) if sequence.telling else None
+                self._sink.prefilled(sequence.id, sequence.n_computed, sequence.n_prompt, told)
+        self._drawers.draw(outputs)
         for sequence, index in outputs:
             self._sample(sequence, index)
 
@@ -228,7 +210,9 @@ class Engine:
 
     def _draft(self) -> None:
         """Ask the drafters what may follow in the sequences that have one new token to compute."""
-        room = self._n_outputs_max - len(self._running)
+        # Rows of logits: those that nobody needs to be told of a prompt.
+        telling = any(sequence.telling for sequence in self._running)
+        room = 0 if telling else self._n_outputs_max - len(self._running)
         wishes: dict[Drafter, list[Wish]] = {}
         by_id: dict[int, Sequence] = {}
         for sequence in self._running:
@@ -258,13 +242,9 @@ class Engine:
                 sequence.speculation.ignored_early(len(guess) - kept)
 
     def _plan(self) -> list[Share]:
-        stops = self._stops()
+        limits = self._limits()
         needs = [
-            Need(
-                i,
-                stops.get(sequence, len(sequence.tokens)) - sequence.n_computed + len(sequence.draft),
-                sequence.decoding,
-            )
+            Need(i, limits.get(sequence, sequence.pending) + len(sequence.draft), sequence.decoding)
             for i, sequence in enumerate(self._running)
         ]
         streams = any(need.decoding for need in needs)
@@ -278,15 +258,24 @@ class Engine:
         slice_ = prompt_slice(self._prompt_token_seconds, STREAM_GAP_SECONDS, limit) if streams and long else limit
         return plan(needs, limit, slice_)
 
-    def _stops(self) -> dict[Sequence, int]:
-        """How many tokens to compute at first of sequences that others wait for: memory that cannot be cut is handed
-        on as it is, so it must be so where theirs part from it."""
-        stops: dict[Sequence, int] = {}
+    def _limits(self) -> dict[Sequence, int]:
+        """How many tokens to compute now of sequences that must not go on as far as they could.
+
+        Memory that cannot be cut is handed on as it is: who computes it stops where those who wait for it part from
+        it. A prompt whose tokens are told needs a row of logits for each.
+        """
+        limits: dict[Sequence, int] = {}
         for sequence in () if self._partial else self._queue:
-            leader, prefix = sequence.leader, sequence.leader_prefix
-            if leader is not None and leader.n_computed < prefix:
-                stops[leader] = min(prefix, stops.get(leader, prefix))
-        return stops
+            leader = sequence.leader
+            if leader is not None and leader.n_computed < sequence.leader_prefix:
+                n = sequence.leader_prefix - leader.n_computed
+                limits[leader] = min(n, limits.get(leader, n))
+        room = self._n_outputs_max - len(self._running)
+        for sequence in self._running:
+            if sequence.telling:
+                limits[sequence] = min(limits.get(sequence, sequence.pending), 1 + room)
+                room -= limits[sequence] - 1
+        return limits
 
     def _make_room(self, shares: list[Share]) -> list[tuple[Sequence, list[int]]]:
         """The tokens to compute for each sequence, once the cache has cells for them.
@@ -336,49 +325,39 @@ class Engine:
         for sequence in list(self._running):
             self._finish(sequence, FinishReason.CONTEXT)
 
-    def _fill(self, shares: list[tuple[Sequence, list[int]]]) -> list[tuple[Sequence, int]]:
-        """Put the shares into the batch. Returns the sequences that can sample, with their first output entry.
-
-        The output after the last token of ours comes first, then one after each drafted token.
-        """
+    def _fill(self, shares: list[tuple[Sequence, list[int]]]) -> tuple[list[int], list[tuple[Sequence, int]]]:
+        """Put the shares into the batch. Returns the first entry of each, and the sequences that can sample, with
+        their first output entry: that after the last token of ours, then comes one after each drafted token."""
         self._batch.clear()
-        outputs = []
+        entries, outputs = [], []
         for sequence, tokens in shares:
             assert sequence.slot is not None
             start, n_draft = sequence.n_computed, len(sequence.draft)
             whole = start + len(tokens) - n_draft == len(sequence.tokens)
-            first = self._batch.add(tokens, start, sequence.slot.seq_id, 1 + n_draft if whole else 0)
+            n_outputs = len(tokens) if sequence.telling else 1 + n_draft if whole else 0
+            first = self._batch.add(tokens, start, sequence.slot.seq_id, n_outputs)
+            entries.append(first)
             if whole:
                 outputs.append((sequence, first + len(tokens) - n_draft - 1))
-        return outputs
+        return entries, outputs
 
-    def _draw_ahead(self, outputs: list[tuple[Sequence, int]]) -> None:
-        """Draw what is drawn plainly in several threads: numpy lets go of the interpreter while it computes, and with a
-        GPU the draws of many sequences from a large vocabulary would else take longer than the step."""
-        plain = [
-            (sequence, index)
-            for sequence, index in outputs
-            if sequence.sampler.is_plain and sequence.spec.guide is None and sequence.spec.logprobs is None
-        ]
-        n = min(len(plain), self._context.params.n_threads, DRAW_THREADS)
-        effort = sum(sequence.sampler.effort for sequence, _ in plain) * self.vocab.n_tokens
-        if n < 2 or effort < DRAW_AHEAD_EFFORT:
-            return
-        jobs = [(sequence, self._context.logits(index)) for sequence, index in plain]
-
-        def draw(start: int) -> None:
-            for sequence, logits in jobs[start::n]:
-                sequence.drawn = sequence.sampler.sample_from(logits)
-
-        if self._drawers is None:
-            self._drawers = ThreadPoolExecutor(DRAW_THREADS, thread_name_prefix="draw")
-        others = [self._drawers.submit(draw, start) for start in range(1, n)]
-        draw(0)
-        for other in others:
-            other.result()
+    def _tell(self, sequence: Sequence, end: int) -> list[TokenLogprob]:
+        """The prompt's tokens that the last step predicted; its share of the batch ended before entry ``end``."""
+        tokens, computed, told = sequence.tokens, sequence.n_computed, []
+        if sequence.n_told == sequence.spec.told_from:
+            told.append(unpredicted(self.vocab, tokens[sequence.n_told]))
+            sequence.n_told += 1
+        for position in range(sequence.n_told, min(computed + 1, sequence.n_prompt)):
+            logits = self._context.logits(end - 1 - (computed - position))
+            told.append(logprob(self.vocab, logits, tokens[position], sequence.spec.logprobs or 0))
+            sequence.n_told += 1
+        return told
 
     def _sample(self, sequence: Sequence, index: int) -> None:
         """Draw the next token, and go on drawing as long as what is drawn is what was drafted."""
+        if sequence.n_left <= 0:  # it was all about the prompt
+            self._finish(sequence, FinishReason.LENGTH)
+            return
         spec, draft = sequence.spec, sequence.draft
         before, kept = len(sequence.tokens), 0
         text, logprobs = "", None if spec.logprobs is None else list[TokenLogprob]()
@@ -471,6 +450,5 @@ class Engine:
     def close(self) -> None:
         for sequence in (*self._running, *self._queue):
             sequence.close()
-        if self._drawers is not None:
-            self._drawers.shutdown()
+        self._drawers.close()
         self._batch.close()

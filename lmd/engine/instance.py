@@ -46,6 +46,8 @@ class GenerateMessage(Protocol):
     @property
     def cache_prompt(self) -> bool: ...
     @property
+    def prompt_logprobs(self) -> bool: ...
+    @property
     def preserved(self) -> Seq[str]: ...
     @property
     def draft(self) -> str: ...
@@ -136,14 +138,18 @@ class EngineInstance:
 
     def submit(self, id: int, parts: Seq[tuple[str, bool] | list[int]], message: GenerateMessage) -> None:
         """Queue one sequence once its constraint is compiled. Raises as `Engine.encode` and `Engine.submit` do."""
+        tokens, told_from = self.engine.encode(parts, add_special=message.add_special), None
+        if message.prompt_logprobs:
+            told_from = len(tokens) - len(self.engine.encode(parts, add_special=False))  # not a BOS put before them
         spec = SequenceSpec(
             id=id,
-            tokens=self.engine.encode(parts, add_special=message.add_special),
+            tokens=tokens,
             params=message.sampling,
             logit_bias=message.logit_bias,
             logprobs=message.logprobs,
             ignore_eos=message.ignore_eos,
-            cache_prompt=message.cache_prompt,
+            cache_prompt=message.cache_prompt and not message.prompt_logprobs,
+            told_from=told_from,
             preserved=self.engine.vocab.control_tokens(message.preserved),
             drafter={"auto": self._default_drafter, PROMPT_LOOKUP: self._lookup}.get(message.draft),
         )

@@ -170,3 +170,8 @@ def logprob(vocab: Vocab, logits: Logits, token: int, n_top: int) -> TokenLogpro
         best = best[np.argsort(-logits[best], kind="stable")]
         top = tuple((int(i), vocab.special_piece(int(i)), float(shifted[i]) - normaliser) for i in best)
     return TokenLogprob(token, vocab.special_piece(token), float(shifted[token]) - normaliser, top)
+
+
+def unpredicted(vocab: Vocab, token: int) -> TokenLogprob:
+    """The first token of a prompt: it has no probability."""
+    return TokenLogprob(token, vocab.special_piece(token), None)

@@ -24,6 +24,9 @@ class SequenceSpec:
     logprobs: int | None = None
     ignore_eos: bool = False
     cache_prompt: bool = True
+    told_from: int | None = None
+    """The prompt's tokens from here on are told too, with their log-probabilities; None: none. Without `cache_prompt`:
+    what is not computed has no logits."""
     preserved: frozenset[int] = frozenset()
     """Control tokens whose text is given when they are generated."""
     guide: Guide | None = None
@@ -58,6 +61,8 @@ class Sequence:
         self.n_prompt = len(self.tokens)
         self.n_before_decoding = self.n_prompt
         """Once so many tokens are computed, what is pending was just generated."""
+        self.n_told = self.n_prompt if spec.told_from is None else spec.told_from
+        """Of the prompt's tokens, so many are told, or need not be."""
         self.n_generated = 0
         self.slot: Slot | None = None
         self.leader: Sequence | None = None
@@ -101,6 +106,11 @@ class Sequence:
     def decoding(self) -> bool:
         """The prompt is computed; what is pending was generated."""
         return self.n_computed >= self.n_before_decoding
+
+    @property
+    def telling(self) -> bool:
+        """Tokens of the prompt are still to be told: every one that is computed needs its logits."""
+        return self.n_told < self.n_prompt
 
     def take(self, token: int, now: float) -> str:
         """``token`` was generated: append it. Returns the text that is now certain; may set `finished`.

@@ -8,6 +8,8 @@ text, and nobody waits for it. One that keeps up may have its outputs handed ove
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
+from msgspec.structs import replace
+
 from lmd.errors import LmdError
 from lmd.worker.messages import Finished, JoinedOutput, Output, Prefilled
 
@@ -60,6 +62,9 @@ class Mailbox(AsyncIterator[Output | Prefilled | Finished]):
 
     def put_prefilled(self, prefilled: Prefilled) -> None:
         if not self._ended:
+            before = self._prefilled
+            if before is not None and before.logprobs:
+                prefilled = replace(prefilled, logprobs=[*before.logprobs, *(prefilled.logprobs or ())])
             self._prefilled = prefilled
             self._wake()
 

@@ -67,8 +67,8 @@ class Outbox:
     def output(self, id: int, text: str, n_tokens: int, logprobs: list[TokenLogprob] | None) -> None:
         self._outputs.append(Output(id, text, n_tokens, logprobs))
 
-    def prefilled(self, id: int, done: int, total: int) -> None:
-        self._prefilled.append(Prefilled(id, done, total))
+    def prefilled(self, id: int, done: int, total: int, logprobs: list[TokenLogprob] | None = None) -> None:
+        self._prefilled.append(Prefilled(id, done, total, logprobs))
 
     def finished(self, id: int, reason: FinishReason, usage: Usage, text: str, stop: str | None) -> None:
         self._finished.append(Finished(id, reason, usage, text, stop))

@@ -77,6 +77,8 @@ class Generate(Struct, tag="generate", array_like=True, frozen=True):
     constraint: Constraint | None = None
     draft: str = "auto"
     """Who guesses ahead: "auto" (what the instance was loaded with, if anything), "off" or "prompt-lookup"."""
+    prompt_logprobs: bool = False
+    """Tell the prompt's tokens too, with `logprobs` alternatives. None of it is taken from a cache then."""
 
 
 class Embed(Struct, tag="embed", array_like=True, frozen=True):
@@ -165,6 +167,8 @@ class Prefilled(Struct, array_like=True, frozen=True):
     id: int
     done: int
     total: int
+    logprobs: list[TokenLogprob] | None = None
+    """The prompt's tokens that are known by that, after those told before; a BOS that it did not have is left out."""
 
 
 class Step(Struct, tag="step", array_like=True, frozen=True):

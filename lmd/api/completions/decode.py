@@ -96,7 +96,7 @@ def decode_completion(raw: bytes) -> Decoded:
         GenerationRequest(
             model=said.model,
             prompt=prompt,
-            sampling=_sampling(said, said.max_tokens, "max_tokens"),
+            sampling=_sampling(said, said.max_tokens, "max_tokens", echo=bool(said.echo)),
             preset=said.preset,
             draft_model=said.draft_model,
             ttl=ttl_of(said.ttl),
@@ -109,7 +109,6 @@ def decode_completion(raw: bytes) -> Decoded:
         )
         for prompt in prompts
     )
-    refuse_unsupported(requests[0])
     return Decoded(requests, bool(said.stream), _include_usage(said))
 
 
@@ -124,8 +123,8 @@ def _include_usage(said: wire.Sampled) -> bool:
     return bool(said.stream_options.include_usage)
 
 
-def _sampling(said: wire.Sampled, limit: int | None, limit_name: str) -> SamplingParams:
-    if limit == 0:
+def _sampling(said: wire.Sampled, limit: int | None, limit_name: str, *, echo: bool = False) -> SamplingParams:
+    if limit == 0 and not echo:
         raise InvalidRequest(
             f"'{limit_name}' is 0, so there is nothing to generate.",
             hint="Ask for at least 1 token, or for -1: no limit.",

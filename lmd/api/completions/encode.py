@@ -78,7 +78,10 @@ def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
 
 
 def completion_logprobs(logprobs: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
-    """The older shape of plain completions: parallel lists. ``offset``: characters of the text before."""
+    """The older shape of plain completions: parallel lists. ``offset``: characters of the text before.
+
+    The first token of an echoed prompt has no probability: null, as with OpenAI.
+    """
     offsets = []
     for one in logprobs:
         offsets.append(offset)
@@ -86,7 +89,10 @@ def completion_logprobs(logprobs: Sequence[TokenLogprob], offset: int) -> dict[s
     return {
         "tokens": [_text_of(one.data) for one in logprobs],
         "token_logprobs": [one.logprob for one in logprobs],
-        "top_logprobs": [{_text_of(data): logprob for _, data, logprob in one.top} for one in logprobs],
+        "top_logprobs": [
+            None if one.logprob is None else {_text_of(data): logprob for _, data, logprob in one.top}
+            for one in logprobs
+        ],
         "text_offset": offsets,
     }
 

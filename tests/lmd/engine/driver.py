@@ -25,6 +25,7 @@ class Answer:
     stop: str | None = None
     error: LmdError | None = None
     progress: list[tuple[int, int]] = field(default_factory=list)
+    prompt: list[TokenLogprob] = field(default_factory=list)
 
 
 class Recorder:
@@ -51,8 +52,9 @@ class Recorder:
         assert self.of(id).error is None
         self.of(id).error = error
 
-    def prefilled(self, id: int, done: int, total: int) -> None:
+    def prefilled(self, id: int, done: int, total: int, logprobs: list[TokenLogprob] | None = None) -> None:
         self.of(id).progress.append((done, total))
+        self.of(id).prompt += logprobs or []
 
     def finished(self, id: int, reason: FinishReason, usage: Usage, text: str, stop: str | None) -> None:
         answer = self.of(id)

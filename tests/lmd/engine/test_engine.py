@@ -3,15 +3,20 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lmd.engine.llama import Backend
+from lmd.engine.batch import Batch
+from lmd.engine.context import Context, ContextParams
+from lmd.engine.llama import Backend, Model
 from lmd.engine.sequence import shortened
 from lmd.errors import ContextLengthExceeded, InvalidRequest, LoadFailed
 from lmd.generation import FinishReason
-from tests.lmd.engine.driver import Driver, chat
+from lmd.loading import LoadParams
+from tests.lmd.engine.driver import TINY, Driver, chat
 
 Make = Callable[..., Driver]
 COUNT_20 = ", ".join(map(str, range(1, 21))) + "."
@@ -295,6 +300,71 @@ def test_logprobs_are_those_of_the_whole_vocabulary(driver: Driver) -> None:
     assert sum(math.exp(p) for _, _, p in full.top) == pytest.approx(1.0)
 
 
+def predicted(backend: Backend, tokens: list[int]) -> npt.NDArray[np.float64]:
+    """The log-probabilities [len(tokens), n_vocab] of what follows each token, all computed at once."""
+    model = Model(backend, str(TINY), LoadParams(), gpu_layers=0)
+    n = len(tokens)
+    exact: Any = {"cache_type": "f32", "flash_attention": False}
+    context = Context(model, ContextParams(n_cells=n, n_batch=n, n_seq_max=1, n_outputs_max=n, n_threads=1, **exact))
+    batch = Batch(n)
+    batch.add(tokens, 0, 0, n)
+    context.decode(batch)
+    logits = np.array([context.logits(index) for index in range(n)], np.float64)
+    for part in (batch, context, model):
+        part.close()
+    logits -= logits.max(axis=1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+def test_a_prompt_is_told_with_the_probability_of_each_of_its_tokens(make: Make, backend: Backend) -> None:
+    driver = make(batch=64, draft_model="prompt-lookup", kv_cache_type="f32", flash_attention=False)
+    prompt, other = chat("Count to 30.", "Be brief, please, and polite. " * 30), chat("Count to 20.")
+    expected_text = driver.ask(prompt).text
+    stream = driver.submit(other)
+    driver.engine.step()
+    tokens = driver.engine.encode([(prompt, True)], add_special=False)
+    answers = [driver.submit(tokens, raw={"prompt_logprobs": True, "logprobs": 2}) for _ in range(2)]
+    driver.run()
+    expected = predicted(backend, tokens)
+    assert driver.sink.of(stream).text == COUNT_20
+    for answer in map(driver.sink.of, answers):
+        told = answer.prompt
+        assert [one.token for one in told] == tokens
+        assert b"".join(one.data for one in told).decode() == prompt
+        assert (told[0].logprob, told[0].top) == (None, ())
+        for position, one in enumerate(told[1:]):
+            assert one.logprob == pytest.approx(expected[position, one.token], abs=0.02)
+            assert [p for _, _, p in one.top] == pytest.approx(np.sort(expected[position])[:-3:-1], abs=0.02)
+        assert answer.usage.cached_tokens == 0
+        assert answer.text == expected_text
+        assert len(answer.logprobs) == answer.usage.completion_tokens
+
+
+def test_a_prompt_is_told_also_where_nothing_is_to_be_generated(driver: Driver) -> None:
+    prompt = chat("Hello")
+    whole = driver.ask(prompt, raw={"prompt_logprobs": True, "logprobs": 0}).prompt
+    answer = driver.ask(prompt, max_tokens=0, raw={"prompt_logprobs": True, "logprobs": 0})
+    assert answer.prompt == whole
+    assert (answer.text, answer.reason, answer.usage.completion_tokens) == ("", FinishReason.LENGTH, 0)
+
+
+def test_a_prompt_that_is_told_is_never_cut(make: Make) -> None:
+    driver = make(context_length=128)
+    with pytest.raises(ContextLengthExceeded):
+        driver.submit("Hello. " * 200, context_overflow="truncate_middle", raw={"prompt_logprobs": True})
+
+
+def test_a_prompt_is_told_once_although_it_had_to_give_way(make: Make) -> None:
+    driver = make(context_length=256, parallel=3, kv_cells=300, batch=32)
+    prompts = [f"Count to {n}. " + "Be brief. " * 30 for n in range(20, 25)]
+    ids = [
+        driver.submit(prompt, max_tokens=60, raw={"prompt_logprobs": True, "ignore_eos": True}) for prompt in prompts
+    ]
+    driver.run()
+    for id, prompt in zip(ids, prompts, strict=True):
+        assert b"".join(one.data for one in driver.sink.of(id).prompt).decode() == prompt
+
+
 def test_control_tokens_give_text_only_where_they_are_preserved(driver: Driver) -> None:
     end = driver.engine.vocab.control_tokens(["<|im_end|>"])
     raw = {"logit_bias": dict.fromkeys(end, 100.0), "ignore_eos": False}
@@ -307,9 +377,6 @@ def test_control_tokens_give_text_only_where_they_are_preserved(driver: Driver) 
 
 
 def test_a_file_that_is_no_model_fails_with_the_reason(backend: Backend, tmp_path: Any) -> None:
-    from lmd.engine.llama import Model
-    from lmd.loading import LoadParams
-
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(b"GGUF" + b"\0" * 100)
     with pytest.raises(LoadFailed, match=r"cannot load bad\.gguf"):
@@ -330,6 +397,6 @@ def test_drawing_in_threads_changes_no_token(make: Make, monkeypatch: pytest.Mon
         return [driver.sink.of(id).text for id in ids]
 
     alone = texts()
-    monkeypatch.setattr("lmd.engine.engine.DRAW_AHEAD_EFFORT", 0)
+    monkeypatch.setattr("lmd.engine.drawers.DRAW_AHEAD_EFFORT", 0)
     assert texts() == alone
     assert len(set(alone)) > len(QUESTIONS)

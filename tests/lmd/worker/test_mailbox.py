@@ -40,6 +40,14 @@ async def test_a_slow_consumer_gets_what_came_meanwhile_as_one_item(mailbox):
     assert await anext(mailbox) == JoinedOutput(1, "ab", 4, [first, second], [(1, 1), (0, 1), (1, 2)])
 
 
+async def test_what_is_told_of_the_prompt_is_joined_too(mailbox):
+    first, second = TokenLogprob(1, b"a", None), TokenLogprob(2, b"b", -0.2)
+    mailbox.put_prefilled(Prefilled(1, 1, 3, [first]))
+    mailbox.put_prefilled(Prefilled(1, 2, 3))
+    mailbox.put_prefilled(Prefilled(1, 3, 3, [second]))
+    assert await anext(mailbox) == Prefilled(1, 3, 3, [first, second])
+
+
 async def test_one_step_wakes_a_waiting_consumer(mailbox):
     waiting = asyncio.ensure_future(anext(mailbox))
     await asyncio.sleep(0)

@@ -145,6 +145,35 @@ def test_completions_take_text_lists_and_tokens(client: openai.OpenAI) -> None:
     assert "".join(chunk.choices[0].text for chunk in streamed) == TO_20
 
 
+def test_an_echoed_prompt_has_log_probabilities_but_for_its_first_token(client: openai.OpenAI) -> None:
+    prompt = "<|im_start|>user\nCount to 20.<|im_end|>\n<|im_start|>assistant\n"
+    asked: Any = {"model": "tiny-chat", "prompt": prompt, "temperature": 0, "echo": True, "logprobs": 2}
+    for whole in (
+        client.completions.create(**asked, max_tokens=3).choices[0],
+        client.completions.create(**asked, max_tokens=3, n=1, best_of=2).choices[0],
+    ):
+        told = whole.logprobs
+        assert told is not None and told.tokens and told.token_logprobs and told.top_logprobs and told.text_offset
+        assert "".join(told.tokens) == whole.text
+        assert whole.text.startswith(prompt + "1")
+        assert [
+            whole.text[at:][: len(token)] for at, token in zip(told.text_offset, told.tokens, strict=True)
+        ] == told.tokens
+        assert told.token_logprobs[0] is None and told.top_logprobs[0] is None
+        assert all(one <= 0 for one in told.token_logprobs[1:])
+        assert all(1 <= len(top) <= 2 for top in told.top_logprobs[1:])
+    chunks = [chunk.choices[0] for chunk in client.completions.create(**asked, max_tokens=3, stream=True)]
+    pieces = [chunk.logprobs for chunk in chunks if chunk.logprobs]
+    assert [token for piece in pieces for token in piece.tokens or ()] == told.tokens
+    assert [at for piece in pieces for at in piece.text_offset or ()] == told.text_offset
+    alone = client.completions.create(**asked, max_tokens=0).choices[0]
+    assert (alone.text, alone.finish_reason) == (prompt, "length")
+    assert alone.logprobs is not None and alone.logprobs.token_logprobs is not None
+    assert alone.logprobs.token_logprobs[1:] == pytest.approx(
+        told.token_logprobs[1 : len(alone.logprobs.token_logprobs)], abs=0.05
+    )
+
+
 def test_errors_are_the_clients_own(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
         chat(client, model="gpt-99")
