@@ -77,10 +77,20 @@ class NativeContext:
         self.memory = _lib.llama_get_memory(self.pointer)
         """None: this model remembers nothing from one batch to the next."""
         self.flash_attention = log.flash_attention if params.flash_attention == "auto" else bool(params.flash_attention)
+        self.n_threads = params.n_threads
+        """That compute now; `ComputeParams.n_threads` at most."""
+        self._most_threads = params.n_threads
         self._backend = model.backend
         self._buffers = log.buffers - before
         self.kv_bytes = bytes_of(self._buffers, "KV", "RS")
         self.compute_bytes = bytes_of(self._buffers, "compute", "output")
+
+    def share_cores(self, n_busy: int) -> None:
+        """Compute with a part of the threads from the next batch on: ``n_busy`` instances work at once."""
+        n = max(1, self._most_threads // n_busy)
+        if n != self.n_threads:
+            _lib.llama_set_n_threads(self.pointer, n, n)
+            self.n_threads = n
 
     def bytes_on(self, device: str) -> int:
         """Cache and compute buffers on ``device``."""

@@ -26,7 +26,7 @@ class Drawers:
             for sequence, index in outputs
             if sequence.sampler.is_plain and sequence.spec.guide is None and sequence.spec.logprobs is None
         ]
-        n = min(len(plain), self._context.params.n_threads, DRAW_THREADS)
+        n = min(len(plain), self._context.n_threads, DRAW_THREADS)
         effort = sum(sequence.sampler.effort for sequence, _ in plain) * self._context.n_vocab
         if n < 2 or effort < DRAW_AHEAD_EFFORT:
             return

@@ -244,6 +244,7 @@ class EmbeddingInstance:
         )
         n_adapter_bytes = apply_adapters(model, context, params.adapters or ())
         self._model, self._context = model, context
+        self._shares_cores = params.threads is None
         self._pairs = PairTemplate(model) if context.pooling == "rank" else None
         self.engine = EmbeddingEngine(
             vocab, context, answers, context_length=length, budget=budget, n_sequences=parallel
@@ -278,6 +279,11 @@ class EmbeddingInstance:
                 if device.kind == "gpu"
             ),
         )
+
+    def share_cores(self, n_busy: int) -> None:
+        """As `lmd.engine.instance.EngineInstance.share_cores`."""
+        if self._shares_cores:
+            self._context.share_cores(n_busy)
 
     def embed(self, id: int, parts: Sequence[Part], dimensions: int | None) -> None:
         """Queue the texts of one request. Raises as `EmbeddingEngine.submit` does; Unsupported for a reranker."""

@@ -86,6 +86,7 @@ class EngineInstance:
         if params.draft_model == PROMPT_LOOKUP:
             self._default_drafter = self._lookup
         self._model, self._context, self._sink = model, context, sink
+        self._shares_cores = params.threads is None
         self._grammars = Grammars(model.vocab)
         self._compiling: dict[int, SequenceSpec] = {}
         self._compiled: queue.SimpleQueue[tuple[int, Guide | LmdError]] = queue.SimpleQueue()
@@ -130,6 +131,14 @@ class EngineInstance:
                 for part in (model, context, *(draft or ()))
             ),
         )
+
+    def share_cores(self, n_busy: int) -> None:
+        """``n_busy`` instances compute, this one among them: take a part of the cores only, unless ``threads`` were
+        asked for. From the next step on."""
+        if self._shares_cores:
+            self._context.share_cores(n_busy)
+            if self._draft_model is not None:
+                self._draft_model.share_cores(n_busy)
 
     @property
     def compiling(self) -> bool:

@@ -120,6 +120,10 @@ class DraftModel:
         if slot is not None:
             self._slots.release(slot)
 
+    def share_cores(self, n_busy: int) -> None:
+        """As `lmd.engine.context.NativeContext.share_cores`."""
+        self._context.share_cores(n_busy)
+
     def close(self) -> None:
         self._batch.close()
         self._context.close()

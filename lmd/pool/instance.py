@@ -63,6 +63,8 @@ class Instance:
     worker: Worker | None = None
     loaded: LoadedModel | None = None
     leases: int = 0
+    sharers: int = 1
+    """Among how many instances its worker was told to share the cores."""
     waiters: list[Waiter] = field(default_factory=list)
     progress: float = 0.0
     ready_at: float = 0.0

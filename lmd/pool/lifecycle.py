@@ -19,6 +19,7 @@ from lmd.loading import LoadedModel, WorkerFacts
 from lmd.log import fields
 from lmd.pool.changes import Changes
 from lmd.pool.clock import Clock
+from lmd.pool.cores import share_cores
 from lmd.pool.crashes import Crashes
 from lmd.pool.instance import Instance, State
 from lmd.pool.memory import Budget, Holding, Memory, Need, Probe, budget, device_memory, estimate, measured, total
@@ -280,6 +281,7 @@ class Lifecycle:
         self.changed(instance, gone=True)
 
     def changed(self, instance: Instance, gone: bool = False) -> None:
+        share_cores(self.instances)
         if self.changes:
             row = instance.row(self._clock.now())
             row.deaths = self.crashes.count(instance.key)

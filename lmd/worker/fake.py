@@ -42,6 +42,7 @@ from lmd.worker.messages import (
     PromptText,
     PromptTokens,
     Rerank,
+    ShareCores,
     Step,
     Text,
     Tokenize,
@@ -106,6 +107,8 @@ class FakeWorker:
         self.on_progress: Callable[[float], None] | None = None
         self.open: dict[int, Mailbox] = {}
         self.cancelled: list[int] = []
+        self.n_busy = 1
+        """Among how many it shares the cores."""
         self._loading: asyncio.Future[LoadedModel] | None = None
         self._ids = count(1)
         self._reason: LmdError | None = None
@@ -170,6 +173,9 @@ class FakeWorker:
         self.cancelled.append(id)
         self.open.pop(id, None)
 
+    def share_cores(self, n_busy: int) -> None:
+        self.n_busy = n_busy
+
     async def embed(self, texts: Sequence[PromptText | PromptTokens], dimensions: int | None = None) -> Embedded:
         if self._reason is not None:
             raise self._reason
@@ -224,6 +230,7 @@ class _Child:
         self._channel: Channel[ToWorker, FromWorker] = Channel(sock, ToWorker)
         self._open: dict[int, list[str]] = {}
         self._waiting: set[int] = set()
+        self._n_busy = 1
 
     def run(self) -> None:
         """Greet, obey, and end when the daemon closes the connection."""
@@ -258,6 +265,8 @@ class _Child:
             case Cancel():
                 if self._open.pop(message.id, None) is not None:
                     self._channel.send(Finished(message.id, FinishReason.CANCELLED, Usage()))
+            case ShareCores():
+                self._n_busy = message.n_busy
             case Tokenize():
                 text = "".join(part.text for part in message.prompt if isinstance(part, PromptText))
                 if text == "bad":
@@ -308,6 +317,8 @@ class _Child:
                 self._channel.send(Failed(request.id, "context_length_exceeded", "too long", n_prompt=9, n_ctx=8))
             case "fail":
                 self._channel.send(Failed(request.id, words[1], "It cannot be done.", "Do something else."))
+            case "cores":
+                self._open[request.id] = [str(self._n_busy)]
             case "sleep":
                 time.sleep(3600)
             case "close":

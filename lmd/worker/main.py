@@ -39,6 +39,7 @@ from lmd.worker.messages import (
     PromptText,
     PromptTokens,
     Rerank,
+    ShareCores,
     Step,
     Text,
     Tokenize,
@@ -160,6 +161,8 @@ class WorkerMain:
         match message:
             case Cancel():
                 instance.cancel(message.id)
+            case ShareCores():
+                instance.share_cores(message.n_busy)
             case Load():
                 raise TypeError("a worker loads once in its life")
             case _:

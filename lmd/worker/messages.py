@@ -5,9 +5,9 @@ Frames are a 4-byte little-endian length and that many bytes of msgpack, over a 
 version, so there is no negotiation.
 
 A worker says `Hello` once it can take a `Load`; then any number of `Progress` and one of `Loaded` or `LoadFailed`.
-After `Loaded` it takes `Generate`, `Embed`, `Rerank`, `Cancel`, `Tokenize`, `Detokenize` at any time. Every `Generate`
-is answered by one `Finished` or one `Failed`, every `Embed` and `Rerank` by one `Embedded` or `Failed`, every
-`Tokenize` and `Detokenize` by one `Tokens`, `Text` or `Failed`.
+After `Loaded` it takes `Generate`, `Embed`, `Rerank`, `Cancel`, `Tokenize`, `Detokenize`, `ShareCores` at any time.
+Every `Generate` is answered by one `Finished` or one `Failed`, every `Embed` and `Rerank` by one `Embedded` or
+`Failed`, every `Tokenize` and `Detokenize` by one `Tokens`, `Text` or `Failed`.
 A closed socket, either way, ends the worker.
 """
 
@@ -118,7 +118,13 @@ class Detokenize(Struct, tag="detokenize", array_like=True, frozen=True):
     tokens: list[int]
 
 
-ToWorker = Load | Generate | Embed | Rerank | Cancel | Tokenize | Detokenize
+class ShareCores(Struct, tag="share_cores", array_like=True, frozen=True):
+    """From the next step on, take an equal part of the cores: ``n_busy`` instances compute now, this one among them."""
+
+    n_busy: int
+
+
+ToWorker = Load | Generate | Embed | Rerank | Cancel | Tokenize | Detokenize | ShareCores
 
 # ── worker → daemon ───────────────────────────────────────────────────────────────────────────
 

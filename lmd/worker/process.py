@@ -40,6 +40,7 @@ from lmd.worker.messages import (
     PromptText,
     PromptTokens,
     Rerank,
+    ShareCores,
     Step,
     Text,
     Tokenize,
@@ -98,6 +99,9 @@ class Worker(Protocol):
     ) -> Tokens: ...
 
     async def detokenize(self, tokens: Sequence[int]) -> str: ...
+
+    def share_cores(self, n_busy: int) -> None:
+        """``n_busy`` instances compute now, this one among them: it takes its part of the cores."""
 
     def kill(self, reason: LmdError) -> None:
         """End it now: everything pending raises ``reason`` at once. Idempotent."""
@@ -274,6 +278,9 @@ class WorkerProcess:
     async def detokenize(self, tokens: Sequence[int]) -> str:
         text: str = await self._call(lambda id: Detokenize(id, list(tokens)))
         return text
+
+    def share_cores(self, n_busy: int) -> None:
+        self._send(ShareCores(n_busy))
 
     async def _call(self, request: Callable[[int], Embed | Rerank | Tokenize | Detokenize]) -> Any:
         if self._reason is not None:

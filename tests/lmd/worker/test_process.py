@@ -51,6 +51,13 @@ async def text_of(mailbox):
     return "".join([item.text async for item in mailbox if not isinstance(item, Prefilled)])
 
 
+async def test_it_is_told_to_share_the_cores_before_what_it_is_asked_next(spawn):
+    worker = await spawn()
+    assert await text_of(worker.generate(say("cores"))) == "1"
+    worker.share_cores(3)
+    assert await text_of(worker.generate(say("cores"))) == "3"
+
+
 async def test_loads_with_progress_and_answers(spawn):
     worker = await spawn(None)
     progress = []
