@@ -84,6 +84,17 @@ async def test_a_model_is_fetched_by_name_listed_shown_used_and_removed(hub: Fak
     assert await told(lmctl, lmd, "ps") == []
 
 
+async def test_a_person_is_asked_before_a_model_goes_and_only_yes_removes_it(lmd: Daemon, lmctl: Run) -> None:
+    imported = await run(lmctl, lmd, "import", str(MODELS / "tiny-chat.gguf"), "--copy")
+    assert imported.code == 0, imported.err
+    for keys, code, left in (("\r", 1, 1), ("n\r", 1, 1), ("\x03", 130, 1), ("y\r", 0, 0)):
+        async with terminal(LMCTL, "rm", "tiny-chat", env=environment(lmd.socket)) as screen:
+            await screen.until("Remove tiny-chat (1.69 MiB)? [y/N] ")
+            screen.type(keys)
+            assert await screen.end() == code
+        assert len(list(lmd.models.iterdir())) == left
+
+
 async def test_words_with_more_than_one_match_are_listed_and_not_guessed(hub: FakeHub, lmd: Daemon, lmctl: Run) -> None:
     ran = await run(lmctl, lmd, "get", "tiny")
     assert ran.code == 2
