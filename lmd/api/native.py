@@ -192,7 +192,7 @@ async def apply_template(request: web.Request) -> web.Response:
     raw = await json_body(request)
     try:
         said = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         said = None  # what is wrong with it is told below
     if isinstance(said, dict) and said.get("model") is None:
         raw = msgspec.json.encode({**said, "model": only_name(services)})

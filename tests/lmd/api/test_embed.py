@@ -244,6 +244,12 @@ async def test_bodies_that_make_no_sense_are_refused(encoders: Daemon, path: str
     assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
 
 
+async def test_a_chat_that_is_no_utf8_is_refused_where_its_prompt_is_asked_for(encoders: Daemon) -> None:
+    body = b'{"model": "tiny-chat", "messages": [{"role": "user", "content": "\x80"}]}'
+    async with aiohttp.ClientSession() as session, session.post(f"{encoders.url}/apply-template", data=body) as answer:
+        assert (answer.status, (await answer.json())["error"]["type"]) == (400, "invalid_request_error")
+
+
 async def test_tokens_beyond_the_vocabulary_are_refused(encoders: Daemon) -> None:
     status, answer = await post(encoders, "/detokenize", {"model": "tiny-chat", "tokens": [10**6]})
     assert (status, answer["error"]["param"]) == (400, "tokens")
