@@ -8,14 +8,12 @@ processes, files, threads and memory are compared from silence to silence. As ro
 in memory that is filled; with a C compiler its wall clock jumps. Exits with 1 where anything was not as it should be.
 """
 
-import argparse
 import asyncio
 import json
 import random
 import re
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,9 +29,9 @@ from lmd.loading import LoadParams
 from lmd.pool.memory import estimate
 from tests.bench.chaos_clients import MODELS, STALL_SECONDS, Tally, World, chat, client, exchange, post, verdict
 from tests.bench.chaos_vandals import Vandals, mounted, preload, unmount
+from tests.bench.endurance import Held, endure, left_alone
 from tests.bench.machine import machine, versions
-from tests.bench.server import ServerFailed, run_until_signalled
-from tests.bench.soak import Held, write_block
+from tests.bench.server import ServerFailed
 from tests.bench.supervised import Supervised
 
 TINY = Path(__file__).parents[1] / "models" / "tiny-chat.gguf"
@@ -89,15 +87,7 @@ class Outcome:
             faults.append(f"{lost} requests came to no end")
         if len(self.held) < 2:
             return [*faults, "too short a time: nothing to compare"]
-        first, last = self.held[0], self.held[-1]
-        faults += [
-            f"{name} grew from {before} to {after}"
-            for name in ("processes", "files", "threads")
-            if (after := getattr(last, name)) > (before := getattr(first, name))
-        ]
-        if last.rss > first.rss + GROWTH_BYTES:
-            faults.append(f"resident memory grew from {_mib(first.rss)} to {_mib(last.rss)}")
-        return faults
+        return faults + self.held[0].outgrown(self.held[-1], GROWTH_BYTES)
 
 
 async def chaos(seconds: float, seed: str = "chaos") -> Outcome:
@@ -192,13 +182,8 @@ async def _silence(outcome: Outcome) -> None:
         )
         if status or answer != "answered":
             outcome.unwell.append(f"{model}: {answer}; lmctl load ended with {status}: {said}")
-    end = time.monotonic() + SILENCE_SECONDS
-    while len(vandals.children()) != 1:
-        if time.monotonic() > end:
-            outcome.unwell.append(f"{len(vandals.children())} workers {SILENCE_SECONDS:g} s after the last request")
-            break
-        await asyncio.sleep(0.1)
-    await asyncio.sleep(1.0)  # connections that the clients closed
+    if left := await left_alone(daemon.pid, SILENCE_SECONDS):
+        outcome.unwell.append(left)
     status, said = await vandals.lmctl("--json", "status")
     told = json.loads(said) if status == 0 else {}
     if status or told["state"] != "serving" or told.get("problems") or told["active_requests"]:
@@ -238,31 +223,8 @@ def described(outcome: Outcome) -> str:
     return "\n\n".join([*parts, f"{datetime.now(UTC):%Y-%m-%d}; {machine()}; {versions()}."])
 
 
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.chaos", description="Spoil everything around lmd.")
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--seed", default="chaos")
-    parser.add_argument("--write", type=Path, help="put the figures into this Markdown file")
-    given = parser.parse_args(argv)
-    run_until_signalled(_run(given.minutes, given.seed, given.write))
-
-
-async def _run(minutes: float, seed: str, write: Path | None) -> None:
-    try:
-        outcome = await chaos(minutes * 60, seed)
-    except ServerFailed as exc:
-        raise SystemExit(f"chaos: {exc}") from exc
-    text = described(outcome)
-    print(text)
-    if write:
-        write_block(write, "chaos", text)
-    if faults := outcome.faults():
-        print("\n\n".join(faults), file=sys.stderr)
-        raise SystemExit(1)
+    endure("chaos", "Spoil everything around lmd.", chaos, described, argv)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from lmd.loading import LoadParams
 from lmd.pool.memory import PROCESS_BYTES, estimate
 from lmd.worker.messages import Finished, Generate, Load, PromptTokens
 from lmd.worker.process import WorkerProcess
+from tests.bench.endurance import write_block
 from tests.bench.machine import machine, versions
-from tests.bench.soak import write_block
 from tests.models.gguf_model import QuantName
 from tests.models.random_model import NAMED, cached
 

@@ -27,11 +27,11 @@ import hypothesis
 import msgspec
 from hypothesis import HealthCheck, Phase, given, settings
 
+from tests.bench.endurance import write_block
 from tests.bench.fuzz_targets import Target, pure_targets
 from tests.bench.fuzz_wire import cpu_seconds, fuzzed_daemon, wire_targets
 from tests.bench.machine import machine, versions
 from tests.bench.server import run_until_signalled
-from tests.bench.soak import write_block
 from tests.bench.supervised import Supervised
 
 NAMES = ("gguf", "channel", "worker", "bodies", "http", "control")

@@ -8,11 +8,9 @@ the daemon holds is counted in every silence; the first ones fill pools and cach
 Exits with 1 where a request was not answered or something grew.
 """
 
-import argparse
 import asyncio
 import random
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -22,17 +20,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import aiohttp
-import psutil
 
 from lmd.library.gguf import read_header
 from lmd.loading import LoadParams
 from lmd.pool.memory import estimate
 from tests.bench.daemon import lmd
+from tests.bench.endurance import Held, endure, left_alone, mib
 from tests.bench.load import percentile
 from tests.bench.machine import machine, versions
 from tests.bench.prompts import unshared_chat
-from tests.bench.report import put_block
-from tests.bench.server import Server, ServerFailed, Setup, run_until_signalled
+from tests.bench.server import Server, ServerFailed, Setup
 from tests.bench.stream import RequestFailed, chat_body, new_connections, stream_chat
 
 MODEL = Path(__file__).parents[1] / "models" / "tiny-chat.gguf"
@@ -46,29 +43,6 @@ WARM_UP = 2
 """Bursts before the first count that later ones are compared with."""
 GROWTH_BYTES = 8 * 2**20
 """Resident memory may differ by so much: allocators keep what they had."""
-
-PAGE_HEAD = """# Reliability
-
-What lmd is put through, and what came of it. The figures stand between markers, where the scripts put them.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What the daemon has at one moment."""
-
-    processes: int
-    """Itself, its workers and the standby worker."""
-    files: int
-    threads: int
-    rss: int
-    """Bytes, of the daemon alone."""
-
-    @classmethod
-    def of(cls, pid: int) -> "Held":
-        daemon = psutil.Process(pid)
-        children = daemon.children(recursive=True)
-        return cls(1 + len(children), daemon.num_fds(), daemon.num_threads(), daemon.memory_info().rss)
 
 
 @dataclass(slots=True)
@@ -93,15 +67,7 @@ class Outcome:
         counted = self.held[WARM_UP:]
         if len(counted) < 2:
             return [*faults, "too short a time: nothing to compare"]
-        first, last = counted[0], counted[-1]
-        faults += [
-            f"{name} grew from {before} to {after}"
-            for name in ("processes", "files", "threads")
-            if (after := getattr(last, name)) > (before := getattr(first, name))
-        ]
-        if last.rss > first.rss + GROWTH_BYTES:
-            faults.append(f"resident memory grew from {_mib(first.rss)} to {_mib(last.rss)}")
-        return faults
+        return faults + counted[0].outgrown(counted[-1], GROWTH_BYTES)
 
 
 async def soak(seconds: float, seed: str = "soak") -> Outcome:
@@ -119,7 +85,8 @@ async def soak(seconds: float, seed: str = "soak") -> Outcome:
             number = 0
             while number < WARM_UP + 2 or time.monotonic() - started < seconds:
                 await _burst(server, outcome, random.Random(f"{seed}/{number}"))
-                await _silence(server)
+                if left := await left_alone(server.pid, SILENCE_SECONDS):
+                    raise ServerFailed(left)
                 outcome.held.append(Held.of(server.pid))
                 number += 1
             outcome.seconds = time.monotonic() - started
@@ -187,19 +154,6 @@ async def _leave(session: aiohttp.ClientSession, server: Server, body: dict[str,
             raise
 
 
-async def _silence(server: Server) -> None:
-    """Wait until the models have left: the daemon and its standby worker are there, and nothing else."""
-    daemon = psutil.Process(server.pid)
-    end = time.monotonic() + SILENCE_SECONDS
-    while len(daemon.children(recursive=True)) != 1:
-        if time.monotonic() > end:
-            raise ServerFailed(
-                f"{len(daemon.children(recursive=True))} workers {SILENCE_SECONDS:g} s after the last request"
-            )
-        await asyncio.sleep(0.1)
-    await asyncio.sleep(1.0)  # connections that the clients closed
-
-
 # ── the report ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -213,7 +167,7 @@ def described(outcome: Outcome) -> str:
         f"| processes | {first.processes} | {last.processes} |",
         f"| file descriptors | {first.files} | {last.files} |",
         f"| threads | {first.threads} | {last.threads} |",
-        f"| resident memory of the daemon | {_mib(first.rss)} | {_mib(last.rss)} |",
+        f"| resident memory of the daemon | {mib(first.rss)} | {mib(last.rss)} |",
     ]
     story = (
         f"{outcome.seconds / 60:.1f} minutes of bursts with {CLIENTS} clients, {N_MODELS} models of which two fit, TTL"
@@ -227,34 +181,8 @@ def described(outcome: Outcome) -> str:
     )
 
 
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"
-
-
-def write_block(path: Path, name: str, text: str) -> None:
-    path.write_text(put_block(path.read_text() if path.exists() else PAGE_HEAD, name, text))
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.soak", description="Serve for long and count leaks.")
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--write", type=Path, help="put the figures into this Markdown file")
-    given = parser.parse_args(argv)
-    run_until_signalled(_run(given.minutes, given.write))
-
-
-async def _run(minutes: float, write: Path | None) -> None:
-    try:
-        outcome = await soak(minutes * 60)
-    except ServerFailed as exc:
-        raise SystemExit(f"soak: {exc}") from exc
-    text = described(outcome)
-    print(text)
-    if write:
-        write_block(write, "soak", text)
-    if faults := outcome.faults():
-        print("\n".join(faults), file=sys.stderr)
-        raise SystemExit(1)
+    endure("soak", "Serve for long and count leaks.", soak, described, argv)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 from tests.bench.chaos import GROWTH_BYTES, MODELS, Outcome, described
 from tests.bench.chaos_clients import Fault, Tally, verdict
 from tests.bench.chaos_vandals import PRESET_DEEDS, SPOILED, Vandals, remove
-from tests.bench.soak import Held
+from tests.bench.endurance import Held
 from tests.bench.supervised import Supervised
 
 
