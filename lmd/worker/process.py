@@ -161,6 +161,7 @@ class WorkerProcess:
             worker.kill(Unloaded("The worker is not needed any more."))
             ours.close()
             raise
+        log.debug("worker %d waits for a model", worker.pid)
         return worker
 
     async def _connect(self, sock: socket.socket) -> None:

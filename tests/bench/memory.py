@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import get_args
 
 import psutil
@@ -36,6 +37,7 @@ TARGET = 150 * 2**20
 PROMPT_TOKENS = 600
 """More than a batch."""
 
+_WAITS = re.compile(r"worker (\d+) waits for a model")
 _BUFFER = re.compile(r"(\S+) +(KV|RS|compute|output|model) buffer size *= *([0-9.]+) MiB")
 
 
@@ -92,36 +94,34 @@ async def buffers_of(setup: Setup) -> int:
 async def measure(setup: Setup) -> Footprint:
     """Serve full batches on a fresh daemon, wait for the next standby worker, and look."""
     buffers = await buffers_of(setup)
-    async with lmd(setup, ["-o", "models.prompt_cache=0"]) as server:
-        load = Load(clients=setup.parallel, prompt_tokens=PROMPT_TOKENS, max_tokens=16, turns=1)
-        await run(server.url, server.model, load)
-        worker, standby = await _workers(server, setup.models[0])
-        weights = _file_bytes(worker, setup.models[0])
-        return Footprint(
-            daemon=_pss(psutil.Process(server.pid)),
-            worker=_pss(worker) - weights - buffers,
-            standby=_pss(standby),
-            weights=weights,
-            buffers=buffers,
-        )
+    with TemporaryDirectory(prefix="lmd-memory-") as folder:
+        log = Path(folder, "log")
+        async with lmd(setup, ["-o", "models.prompt_cache=0", "-o", "log.level=debug"], log) as server:
+            load = Load(clients=setup.parallel, prompt_tokens=PROMPT_TOKENS, max_tokens=16, turns=1)
+            await run(server.url, server.model, load)
+            worker, standby = await _workers(server, setup.models[0], log)
+            weights = _file_bytes(worker, setup.models[0])
+            return Footprint(
+                daemon=_pss(psutil.Process(server.pid)),
+                worker=_pss(worker) - weights - buffers,
+                standby=_pss(standby),
+                weights=weights,
+                buffers=buffers,
+            )
 
 
-async def _workers(server: Server, model: Path) -> tuple[psutil.Process, psutil.Process]:
-    """The worker that has the model, and the one that waits."""
+async def _workers(server: Server, model: Path, log: Path) -> tuple[psutil.Process, psutil.Process]:
+    """The worker that has the model, and the one that waits: it has said so, with its backend started."""
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     while asyncio.get_running_loop().time() < deadline:
         children = psutil.Process(server.pid).children(recursive=True)
         holding = [child for child in children if _file_bytes(child, model)]
-        waiting = [child for child in children if child not in holding and _has_llama_cpp(child)]
+        told = {int(pid) for pid in _WAITS.findall(log.read_text(errors="replace"))}
+        waiting = [child for child in children if child not in holding and child.pid in told]
         if len(children) == 2 and holding and waiting:
-            await asyncio.sleep(2.0)  # it has loaded llama.cpp, and now starts its backend
             return holding[0], waiting[0]
         await asyncio.sleep(0.1)
     raise ServerFailed("There never were a worker with the model and one on standby.")
-
-
-def _has_llama_cpp(process: psutil.Process) -> bool:
-    return any("libllama" in one.path for one in process.memory_maps())
 
 
 def _file_bytes(process: psutil.Process, path: Path) -> int:
