@@ -121,7 +121,8 @@ class Lifecycle:
         instance.origin = wanted.origin
         instance.ttl, instance.pinned = ttl_of(wanted), wanted.pinned
         instance.names.add(wanted.name)
-        if wanted.identifier is not None and instance.id != wanted.identifier:
+        # A load that takes another one's place gets its id with it.
+        if wanted.identifier is not None and instance.id != wanted.identifier and instance.replaces is None:
             self.rename(instance, wanted.identifier)
 
     def rename(self, instance: Instance, id: str) -> None:
@@ -215,12 +216,15 @@ class Lifecycle:
     def _succeed(self, instance: Instance, old: Instance) -> None:
         """The new worker is up: it takes the name, the old one ends with its last lease."""
         instance.replaces = None
+        before, old.replaces = old.replaces, None
         if old.state in {State.LOADING, State.READY}:
             id = old.id
             old.retiring = True
             old.replacement = None
             self.rename(old, self.instances.free_id(f"{id}:old"))
             self.rename(instance, id)
+        if before is not None:  # whose place the old one was to take, had it been up before
+            self._succeed(instance, before)
 
     def _died(self, instance: Instance, reason: LmdError) -> None:
         """The worker of a READY instance ended by itself. What was open on it has been told by the worker."""
@@ -278,6 +282,9 @@ class Lifecycle:
         instance.memory = Memory()
         instance.closing = False
         self.instances.remove(instance)
+        for other in self.instances:
+            if other.replaces is instance:
+                other.replaces = instance.replaces
         self.changed(instance, gone=True)
 
     def changed(self, instance: Instance, gone: bool = False) -> None:

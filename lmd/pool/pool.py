@@ -149,6 +149,8 @@ class Pool:
                 raise identifier_taken(wanted.identifier)
         if old is not None and old.replacement is not None:
             reload = True  # it runs, but with settings that have been edited since
+        if old is not None and reload:
+            old = self._instances.last_to_replace(old)
         already = False
         # What loads another configuration cannot become this one: it is replaced, like one that is ready.
         if old is not None and old.key == wanted.key and not (reload and old.state is State.READY):

@@ -176,7 +176,9 @@ class Pump:
 
 def _order(instance: Instance) -> Order:
     old = instance.replaces
-    replaces = old.serial if old is not None and old.state is State.READY else None
+    while old is not None and old.state is not State.READY:
+        old = old.replaces
+    replaces = old.serial if old is not None else None
     return Order(need=instance.need, jit=instance.origin is Origin.JIT, replaces=replaces)
 
 

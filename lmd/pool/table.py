@@ -68,6 +68,14 @@ class Table:
         ready = [instance for instance in (*same, *stale) if instance.state is State.READY]
         return next(iter((*ready, *chosen, *same)), None)
 
+    def last_to_replace(self, instance: Instance) -> Instance:
+        """The newest load that is to take its place, or the place of one that is to; itself where none is."""
+        chain = [instance]
+        for other in self:  # in the order of their making: who replaces comes after what it replaces
+            if other.replaces is chain[-1]:
+                chain.append(other)
+        return next(other for other in reversed(chain) if other.state is not State.DRAINING)
+
     def twin(self, queued: Instance) -> Instance | None:
         """An older instance of the same key that stays, closing or not. None for a load that replaces another."""
         if queued.replaces is not None:

@@ -598,6 +598,42 @@ async def test_what_loads_other_settings_is_replaced_when_it_is_ready_where_memo
     assert len(rig.pool.rows()) == 1
 
 
+async def test_reloads_at_once_share_one_new_worker(rig):
+    await rig.loaded(C)
+    loads = [asyncio.ensure_future(rig.pool.load(C, reload=True)) for _ in range(2)]
+    await settle()
+    assert rig.states() == {"c": "ready", "c:2": "loading"}
+    await rig.finish_loads(1)
+    assert [(await load).instance.id for load in loads] == ["c", "c"]
+    assert rig.states() == {"c": "ready"}
+
+
+@pytest.mark.parametrize("first_fails", [False, True])
+async def test_of_two_reloads_with_different_settings_the_later_one_stays(rig, first_fails):
+    await rig.loaded(C)
+    lengths = (64, 128)
+    first, last = (
+        asyncio.ensure_future(rig.pool.load(want("c", context_length=n, origin=Origin.EXPLICIT), reload=True))
+        for n in lengths
+    )
+    await settle()
+    rig.finish(rig.of("c:3"), 1)
+    await settle()
+    assert ((await last).instance.id, (await last).instance.context_length) == ("c", 128)
+    (worker,) = rig.loading()
+    if first_fails:
+        worker.fail_load()
+        with pytest.raises(LoadFailed):
+            await first
+    else:
+        rig.finish(worker, 1)
+        await first
+    await settle()
+    assert [(row.id, row.state, row.context_length) for row in rig.pool.rows() if row.state != "dead"] == [
+        ("c", "ready", 128)
+    ]
+
+
 async def test_reload_waits_for_the_old_one_where_memory_does_not_allow_both(rig):
     await rig.loaded(want("a", 6, pinned=True, origin=Origin.EXPLICIT), 6)
     load = asyncio.ensure_future(rig.pool.load(want("a", 6, context_length=64, origin=Origin.EXPLICIT), reload=True))

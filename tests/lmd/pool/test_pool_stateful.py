@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from lmd.errors import LmdError
+from lmd.errors import InsufficientMemory, LmdError
+from lmd.pool.eviction import Rules
 from lmd.pool.memory import MIB, PROCESS_BYTES
 from lmd.pool.wanted import Origin
 from lmd.worker.messages import Finished
@@ -15,6 +16,11 @@ from tests.lmd.pool.rig import GIB, SAY, Rig, settle, want
 
 SIZES = {"a": 6.0, "b": 5.0, "c": 1.0, "d": 2.0, "huge": 20.0}
 NAMES = st.sampled_from(sorted(SIZES))
+RIVALS = [("a", "b"), ("b", "a")]
+"""Models that do not fit into memory together."""
+RESIDENCY = Rules().residency
+QUEUE_TIMEOUT = 100.0
+VERSIONS = st.sampled_from([None, 64, 128])
 TTLS = st.sampled_from([0.0, 1.0, 60.0, None])
 
 
@@ -42,7 +48,10 @@ class PoolMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.clients = []
         self.versions = dict.fromkeys(SIZES, None)
-        self.background = []
+        self.loads = []
+        self.unloads = []
+        self.faults = []
+        self.loop.set_exception_handler(lambda loop, context: self.faults.append(context))
         self.rig = self.run(self.make())
 
     def run(self, coroutine):
@@ -53,7 +62,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.run(operation)
 
     async def make(self):
-        return await Rig(stops_at_once=False, standby=True, queue_timeout=100.0).start()
+        return await Rig(stops_at_once=False, standby=True, queue_timeout=QUEUE_TIMEOUT).start()
 
     def wanted(self, name, **options):
         return want(name, SIZES[name], context_length=self.versions[name], **options)
@@ -64,10 +73,7 @@ class PoolMachine(RuleBasedStateMachine):
     def requests(self, name, ttl, burst):
         async def operation():
             for _ in range(burst):
-                client = Client(name)
-                client.task = asyncio.ensure_future(self.serve(client, self.wanted(name, ttl=ttl)))
-                self.clients.append(client)
-            await settle()
+                await self.ask(name, ttl)
 
         self.do(operation())
 
@@ -85,6 +91,39 @@ class PoolMachine(RuleBasedStateMachine):
             client.answers += 1
         finally:
             client.worker = None
+
+    @rule(pair=st.sampled_from(RIVALS), gives_up=st.sampled_from(["", "client", "timeout", "unload"]))
+    def one_is_asked_for_while_another_waits_for_its_memory(self, pair, gives_up):
+        """A request that comes after the other one queues for a second load, and goes back where that gives up."""
+        held, other = pair
+
+        async def operation():
+            await self.ask(held)
+            for worker in self.rig.loading():
+                self.rig.finish(worker, self.size_of(worker))
+            await self.rig.advance(RESIDENCY + 0.5)
+            rival = await self.ask(other)
+            await self.rig.advance(1.0)
+            await self.ask(held)
+            if gives_up == "client":
+                rival.left = True
+                rival.task.cancel()
+            elif gives_up == "timeout":
+                await self.rig.advance(QUEUE_TIMEOUT - 0.5)
+            elif gives_up == "unload":
+                for row in self.rig.pool.rows():
+                    if row.id == other and row.state == "starting":
+                        self.unloads.append(asyncio.ensure_future(self.quietly(self.rig.pool.unload(other, True))))
+            await settle()
+
+        self.do(operation())
+
+    async def ask(self, name, ttl=60.0):
+        client = Client(name)
+        client.task = asyncio.ensure_future(self.serve(client, self.wanted(name, ttl=ttl)))
+        self.clients.append(client)
+        await settle()
+        return client
 
     @precondition(lambda self: self.open_clients())
     @rule(data=st.data())
@@ -172,7 +211,19 @@ class PoolMachine(RuleBasedStateMachine):
     def load(self, name, ttl, reload, pinned):
         async def operation():
             wanted = self.wanted(name, ttl=ttl, pinned=pinned, origin=Origin.EXPLICIT)
-            self.background.append(asyncio.ensure_future(self.quietly(self.rig.pool.load(wanted, reload=reload))))
+            self.loads.append(asyncio.ensure_future(self.quietly(self.rig.pool.load(wanted, reload=reload))))
+            await settle()
+
+        self.do(operation())
+
+    @precondition(lambda self: self.rig.pool.rows())
+    @rule(data=st.data(), version=VERSIONS)
+    def load_in_place_of_another(self, data, version):
+        name = data.draw(st.sampled_from([row.model for row in self.rig.pool.rows()]), label="name")
+
+        async def operation():
+            wanted = want(name, SIZES[name], context_length=version, origin=Origin.EXPLICIT)
+            self.loads.append(asyncio.ensure_future(self.quietly(self.rig.pool.load(wanted, reload=True))))
             await settle()
 
         self.do(operation())
@@ -186,12 +237,12 @@ class PoolMachine(RuleBasedStateMachine):
             if force:
                 for client in self.clients:
                     client.may_fail |= client.worker is not None and client.worker.name == id
-            self.background.append(asyncio.ensure_future(self.quietly(self.rig.pool.unload(id, force))))
+            self.unloads.append(asyncio.ensure_future(self.quietly(self.rig.pool.unload(id, force))))
             await settle()
 
         self.do(operation())
 
-    @rule(name=NAMES, version=st.sampled_from([None, 64, 128]))
+    @rule(name=NAMES, version=VERSIONS)
     def a_preset_is_edited(self, name, version):
         async def operation():
             self.versions[name] = version
@@ -238,6 +289,37 @@ class PoolMachine(RuleBasedStateMachine):
             assert not (client.leased and client.error) or client.may_fail, f"{client}: {client.error}"
 
     @invariant()
+    def every_answer_is_by_the_model_that_was_asked_for(self):
+        for client in self.clients:
+            assert client.worker is None or client.worker.request.path == f"/models/{client.name}.gguf"
+
+    @invariant()
+    def workers_hold_what_their_instances_say(self):
+        for instance in self.rig.pool._instances:
+            if instance.worker is not None and instance.worker.request is not None:
+                assert instance.worker.request.path == instance.key.path
+                assert instance.worker.request.params == instance.key.load
+
+    @invariant()
+    def every_lease_is_that_of_a_request(self):
+        for instance in self.rig.pool._instances:
+            assert instance.state != "ready" or not instance.waiters, instance.id
+            reading = sum(client.worker is instance.worker for client in self.clients if client.worker is not None)
+            assert instance.leases == len(instance.waiters) + reading, instance.id
+        open_loads = sum(not task.done() for task in self.loads)
+        assert self.rig.pool.active_leases == len(self.open_clients()) + open_loads
+
+    @invariant()
+    def only_what_can_never_fit_is_refused_for_its_size(self):
+        for client in self.clients:
+            assert not isinstance(client.error, InsufficientMemory) or client.name == "huge"
+
+    @invariant()
+    def nothing_went_wrong_unheard(self):
+        assert self.faults == []
+        assert not [task for task in (*self.loads, *self.unloads) if task.done() and task.exception()]
+
+    @invariant()
     def no_request_is_answered_twice_or_lost(self):
         for client in self.clients:
             assert client.answers <= 1
@@ -257,11 +339,6 @@ class PoolMachine(RuleBasedStateMachine):
         retiring = [i.key for i in self.rig.pool._instances if i.retiring]
         assert len(ready) - len(set(ready)) <= len(retiring) + len(reloading)
 
-    @invariant()
-    def every_lease_has_its_request(self):
-        waiting = len(self.open_clients()) + sum(not task.done() for task in self.background)
-        assert self.rig.pool.active_leases <= waiting
-
     def teardown(self):
         self.run(self.drain_everything())
         self.loop.close()
@@ -269,7 +346,7 @@ class PoolMachine(RuleBasedStateMachine):
     async def drain_everything(self):
         """Let every load and answer come to its end: then everybody has been served and everything leaves."""
         for _ in range(400):
-            if not self.open_clients() and all(task.done() for task in self.background):
+            if not self.open_clients() and all(task.done() for task in (*self.loads, *self.unloads)):
                 break
             for worker in self.ending():
                 worker.let_stop()
@@ -281,7 +358,7 @@ class PoolMachine(RuleBasedStateMachine):
                 await self.rig.answer(worker)
             await self.rig.advance(1.0)
         assert self.open_clients() == []
-        assert all(task.done() for task in self.background)
+        assert all(task.done() for task in (*self.loads, *self.unloads))
         self.no_request_is_answered_twice_or_lost()
         assert self.rig.pool.active_leases == 0
         unloading = asyncio.ensure_future(self.rig.pool.unload_all())
