@@ -58,9 +58,12 @@ tidy() {
         done
     done
     find "$site" -name __pycache__ -prune -exec rm -rf {} +
+    # Not stripped: numpy's OpenBLAS, which auditwheel has edited, cannot be loaded after that.
     find "$site" -name '*.so*' -type f -exec chmod 644 {} +
-    # Where the wheels lay: another place at each build.
-    rm -f "$site"/*.dist-info/{direct_url,uv_cache}.json
+    # No module that looks like a script.
+    find "$site" -name '*.py' -exec sed -i '1s/^#!.*/#/' {} +
+    # Where the wheels lay, another place at each build; and lists for pip, with checksums of before.
+    rm -f "$site"/*.dist-info/{direct_url.json,uv_cache.json,RECORD,INSTALLER,REQUESTED}
 }
 
 environment() { # ROOT PYTHON: a virtual environment for /usr/lib/lmd
@@ -72,7 +75,7 @@ environment() { # ROOT PYTHON: a virtual environment for /usr/lib/lmd
     "$uv" --quiet pip install --target "$site" --python-version "$python" --link-mode copy \
         --python-platform "$machine-manylinux_2_36" --only-binary :all: --no-binary sdnotify "$llama" "$wheel"
     tidy "$site"
-    ln -s "/usr/bin/python$python" "$place/bin/python3"
+    ln -s "../../../bin/python$python" "$place/bin/python3"
     printf 'home = /usr/bin\ninclude-system-site-packages = false\nversion = %s\n' "$python" >"$place/pyvenv.cfg"
     mkdir -p "$1/usr/bin"
     for name in lmd:lmd.__main__ lmctl:lmctl.cli; do
@@ -95,6 +98,7 @@ files() { # ROOT: units, users, settings, man pages, completions
     local documents=$1/usr/share/doc/lmd
     install -D -m 644 -t "$documents" "$here/copyright" docs/*.md
     install -D -m 644 -t "$documents/examples" systemd/examples/*.conf packaging/grafana/lmd.json
+    install -D -m 644 "$here/lintian-overrides" "$1/usr/share/lintian/overrides/lmd"
 }
 
 control() { # ROOT RELEASE-NUMBER PYTHON GLIBC
