@@ -9,7 +9,7 @@ PYTEST_ARGS ?= -q -n 2
 # For example BENCH_ARGS="--rounds 5 --write docs/benchmarks.md"; docs/benchmarks.md says more.
 BENCH_ARGS ?=
 
-.PHONY: help venv demo run test lint format bench completions man install package test-package clean
+.PHONY: help venv demo run test lint format bench completions man install package test-package test-releases clean
 
 help:
 	@echo "make demo     build the environment, serve the bundled model, chat with it, stop"
@@ -22,6 +22,7 @@ help:
 	@echo "make install  as root: lmd for the whole machine, in /opt/lmd, with its systemd units"
 	@echo "make package  Debian packages for Debian 12 and 13, into dist; docs/packages.md says more"
 	@echo "make test-package   as root: build them and try them in clean machines"
+	@echo "make test-releases   as root: the tests of lmd under systemd, in each of those Debians with its package"
 	@echo "make venv     the environment alone"
 	@echo "make clean    remove the environment and all caches"
 
@@ -68,6 +69,10 @@ package:
 
 test-package: venv package
 	LMD_PACKAGES='$(CURDIR)/dist' $(BIN)/pytest -q -rs tests/packaging/test_deb.py
+
+test-releases: venv
+	@ls dist/lmd_*.deb >/dev/null 2>&1 || { echo "No package in dist: 'make package' first." >&2; exit 1; }
+	for package in dist/lmd_*.deb; do LMD_BOX_PACKAGE=$$package $(BIN)/pytest -q -rs tests/systemd || exit 1; done
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info

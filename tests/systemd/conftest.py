@@ -1,7 +1,11 @@
-"""A real systemd in a throw-away box over this machine's root (`sdbox`), with lmd installed in it as people install it.
+"""A real systemd in a throw-away box (`sdbox`), with lmd installed in it as people install it.
 
-The environment of the box's lmd is made once with Debian's Python, under /opt, and kept between runs: the checkout's
-own may be on a Python that no other user can read. The box sees it through its overlay, and adds lmd itself.
+As a rule the box is over this machine's root, with lmd of the checkout. Its environment is made once with Debian's
+Python, under /opt, and kept between runs: the checkout's own may be on a Python that no other user can read. The box
+sees it through its overlay, and adds lmd itself.
+
+With $LMD_BOX_PACKAGE, a Debian package, the box is over a clean Debian of the release that the package is for, with
+its systemd, and lmd is that package: `make test-releases`.
 """
 
 import fcntl
@@ -36,6 +40,9 @@ cat >/etc/lmd/lmd.toml
 """
 FORGET = "rm -rf /etc/lmd /{etc,usr/lib}/systemd/system/lmd.* /var/{lib,cache}/lmd /etc/credstore/lmd.*"
 """An lmd that this machine itself may have is none of the box's."""
+PACKAGE = os.environ.get("LMD_BOX_PACKAGE")
+RELEASES = {"deb12": "bookworm", "deb13": "trixie"}
+"""What a package's name says of the Debian that it is for."""
 PRESET = """\
 model = "tiny-chat"
 [sampling]
@@ -157,9 +164,57 @@ class Box:
         return ["bash", str(SDBOX), "in", self.name, *command]
 
 
-@pytest.fixture(scope="session")
+def clean_root(package: Path) -> Path:
+    """A clean Debian of the release that ``package`` is for; made where it is not in the cache."""
+    release = next(name for mark, name in RELEASES.items() if mark in package.name)
+    command = ["bash", REPOSITORY / "packaging/deb/root.sh", release]
+    made = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    assert made.returncode == 0, f"no clean {release}: its log is above"
+    return Path(made.stdout.strip())
+
+
+def apt(box: Box, *arguments: str) -> None:
+    """apt as an administrator types it, with nobody there to answer questions."""
+    command = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y", *arguments]
+    process = box.popen(*command, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    said, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, said
+    # Folders stay where something of the administrator's is in them.
+    warnings = [
+        line for line in said.splitlines() if "dpkg: warning" in line and "not empty so not removed" not in line
+    ]
+    assert not warnings, said
+
+
+@dataclass(frozen=True)
+class Installation:
+    """How lmd comes into a box, and where it then is."""
+
+    root: Path
+    """The box is an overlay of it."""
+    environment: Path
+    """lmd's virtual environment."""
+    units: Path
+    """The folder of ``system`` and ``user``."""
+    source: Path
+    """A wheel, or a Debian package."""
+
+    def into(self, box: Box) -> None:
+        """lmd in ``box``, and nothing of it started."""
+        if self.source.suffix == ".deb":
+            apt(box, "install", f"/source/{self.source.name}")
+            box("systemctl", "disable", "--quiet", "--now", "lmd")
+            return
+        box("bash", "-c", FORGET)
+        quiet = ["--quiet", "--disable-pip-version-check", "--root-user-action=ignore"]
+        pip = f"{self.environment}/bin/pip"
+        box(pip, "install", *quiet, "--no-deps", "--no-index", f"/source/{self.source.name}")
+        box("ln", "-s", f"{self.environment}/bin/lmctl", "/usr/local/bin/lmctl")
+        box("env", f"PREFIX={self.environment}", "bash", "/src/packaging/install.sh", "files")
+
+
 def environment() -> Path:
-    """A virtual environment with everything that lmd needs, but lmd."""
+    """A virtual environment on this machine with everything that lmd needs, but lmd."""
     config = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     build = config["build-system"]["requires"]
     wanted = json.dumps([config["project"]["dependencies"], build, PYTHON.resolve().name])
@@ -176,12 +231,15 @@ def environment() -> Path:
 
 
 @pytest.fixture(scope="session")
-def wheel(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """lmd, built of the working tree."""
-    directory = tmp_path_factory.mktemp("wheel")
-    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "--wheel-dir", directory]
-    subprocess.run([environment / "bin/pip", "wheel", *options, REPOSITORY], check=True)
-    return next(directory.glob("*.whl"))
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    if PACKAGE:
+        package = Path(PACKAGE).resolve(strict=True)
+        return Installation(clean_root(package), Path("/usr/lib/lmd"), Path("/usr/lib/systemd"), package)
+    place = environment()
+    wheels = tmp_path_factory.mktemp("wheel")
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels]
+    subprocess.run([place / "bin/pip", "wheel", *options, REPOSITORY], check=True)
+    return Installation(Path("/"), place, Path("/usr/local/lib/systemd"), next(wheels.glob("*.whl")))
 
 
 def left_over() -> list[str]:
@@ -192,11 +250,11 @@ def left_over() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def boot(environment: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Box]]:
+def boot(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Box]]:
     """``boot()``: a box of one's own with lmd installed and two models, and nothing started."""
     booted: list[Box] = []
     base = tmp_path_factory.mktemp("box")
-    environ = {**os.environ, "SDBOX_DIR": str(base)}
+    environ = {**os.environ, "SDBOX_DIR": str(base), "LOWER": str(installation.root)}
     for left in left_over():
         subprocess.run(["bash", SDBOX, "down", left], env=environ)
 
@@ -205,22 +263,13 @@ def boot(environment: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactor
         flags = ["--private-network", "--system-call-filter=bpf", f"--bind-ro={REPOSITORY}:/src"]
         booted.append(box)
         up = subprocess.run(
-            ["bash", SDBOX, "up", box.name, *flags, f"--bind-ro={wheel.parent}:/wheels"],
+            ["bash", SDBOX, "up", box.name, *flags, f"--bind-ro={installation.source.parent}:/source"],
             env=environ,
             capture_output=True,
             text=True,
         )
         assert up.stdout.strip() == "running", f"the box is not well: {up.stdout}{up.stderr}"
-        # Nothing of an lmd that this machine itself may have.
-        box(
-            "bash",
-            "-c",
-            "rm -rf /etc/lmd /{etc,usr/lib}/systemd/system/lmd.* /var/{lib,cache}/lmd /etc/credstore/lmd.*",
-        )
-        quiet = ["--quiet", "--disable-pip-version-check", "--root-user-action=ignore"]
-        box(f"{environment}/bin/pip", "install", *quiet, "--no-deps", "--no-index", f"/wheels/{wheel.name}")
-        box("ln", "-s", f"{environment}/bin/lmctl", "/usr/local/bin/lmctl")
-        box("env", f"PREFIX={environment}", "bash", "/src/packaging/install.sh", "files")
+        installation.into(box)
         for model in ("tiny-chat", "tiny-draft"):
             owned = ["-o", "lmd", "-g", "lmd", "-m", "640"]
             box("install", *owned, f"/src/tests/models/{model}.gguf", "/var/lib/lmd/models/")

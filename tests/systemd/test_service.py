@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.systemd.conftest import PRESET, Box, eventually
+from tests.systemd.conftest import PRESET, Box, Installation, eventually
 
 
 def test_enabled_it_starts_at_boot_and_now_and_status_tells_what_it_does(box: Box) -> None:
@@ -142,8 +142,10 @@ asyncio.run(main())
 """
 
 
-def test_a_gated_model_is_downloaded_with_a_credential_that_only_lmd_can_read(box: Box, environment: Path) -> None:
-    hub, pid = box.start("env", "-C", "/src", f"{environment}/bin/python", "-c", HUB)
+def test_a_gated_model_is_downloaded_with_a_credential_that_only_lmd_can_read(
+    box: Box, installation: Installation
+) -> None:
+    hub, pid = box.start("env", "-C", "/src", f"{installation.environment}/bin/python3", "-c", HUB)
     assert hub.stdout is not None
     box.write("/etc/credstore/lmd.hf_token", "hf_right\n")
     box("chmod", "600", "/etc/credstore/lmd.hf_token")
@@ -171,14 +173,14 @@ def test_it_runs_as_a_dynamic_user_too(boot: Callable[[], Box]) -> None:
     assert "1" in box.ask()
 
 
-def test_a_user_runs_it_without_root(box: Box, environment: Path) -> None:
+def test_a_user_runs_it_without_root(box: Box, installation: Installation) -> None:
     uid = box("id", "-u", "stranger").strip()
     box("loginctl", "enable-linger", "stranger")
     eventually(lambda: box.run("test", "-S", f"/run/user/{uid}/systemd/private").returncode == 0)
     as_user = ["runuser", "-u", "stranger", "--", "env", "HOME=/home/stranger", f"XDG_RUNTIME_DIR=/run/user/{uid}"]
     box(*as_user, "mkdir", "-p", "/home/stranger/.local/bin", "/home/stranger/.local/share/lmd/models")
     for program in ("lmd", "lmctl"):
-        box(*as_user, "ln", "-sf", f"{environment}/bin/{program}", "/home/stranger/.local/bin/")
+        box(*as_user, "ln", "-sf", f"{installation.environment}/bin/{program}", "/home/stranger/.local/bin/")
     box(*as_user, "cp", "/src/tests/models/tiny-chat.gguf", "/home/stranger/.local/share/lmd/models/")
     box(*as_user, "systemctl", "--user", "enable", "--quiet", "--now", "lmd")
     try:

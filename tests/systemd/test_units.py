@@ -1,25 +1,24 @@
 """The units as files: what systemd says of them without running them."""
 
 import re
-from pathlib import Path
 
-from tests.systemd.conftest import Box
+from tests.systemd.conftest import Box, Installation
 
 MOST_EXPOSED = 1.5
 
 
-def test_systemd_finds_nothing_wrong_with_the_units(box: Box) -> None:
-    units = [f"/usr/local/lib/systemd/system/lmd.{kind}" for kind in ("service", "socket", "slice")]
+def test_systemd_finds_nothing_wrong_with_the_units(box: Box, installation: Installation) -> None:
+    units = [f"{installation.units}/system/lmd.{kind}" for kind in ("service", "socket", "slice")]
     done = box.run("systemd-analyze", "verify", *units)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_systemd_finds_nothing_wrong_with_the_users_unit(box: Box, environment: Path) -> None:
+def test_systemd_finds_nothing_wrong_with_the_users_unit(box: Box, installation: Installation) -> None:
+    bin = installation.environment / "bin"
     box("mkdir", "-p", "/root/.local/bin")
-    box("ln", "-sf", f"{environment}/bin/lmd", f"{environment}/bin/lmctl", "/root/.local/bin/")
-    done = box.run(
-        "env", "XDG_RUNTIME_DIR=/run", "systemd-analyze", "verify", "--user", "/usr/local/lib/systemd/user/lmd.service"
-    )
+    box("ln", "-sf", f"{bin}/lmd", f"{bin}/lmctl", "/root/.local/bin/")
+    unit = f"{installation.units}/user/lmd.service"
+    done = box.run("env", "XDG_RUNTIME_DIR=/run", "systemd-analyze", "verify", "--user", unit)
     assert (done.returncode, done.stderr) == (0, "")
 
 
