@@ -62,6 +62,7 @@ class Table:
             if wanted.origin is Origin.JIT
             and instance.origin is Origin.EXPLICIT
             and instance.id == wanted.id
+            and (wanted.name in instance.names or instance.replacement is not None)
             and instance.wanted.model.path == wanted.model.path
             and instance.key.draft_path == wanted.key.draft_path
         ]

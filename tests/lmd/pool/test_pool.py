@@ -543,6 +543,15 @@ async def test_an_edited_name_leaves_the_instance_that_another_name_keeps(rig):
     assert len(rig.pool.rows()) == 2
 
 
+async def test_an_edited_name_is_loaded_anew_though_another_name_of_its_instance_was_loaded_on_purpose(rig):
+    await rig.served(C)
+    await rig.loaded(replace(C, name="key", origin=Origin.EXPLICIT))
+    edited = want("c", context_length=64)
+    rig.pool.mark_stale("c", edited)
+    await rig.served(edited)
+    assert [(row.id, row.context_length) for row in rig.pool.rows()][1:] == [("c:2", 64)]
+
+
 async def test_reload_brings_the_new_worker_up_before_the_old_one_drains(rig):
     request = rig.request(C)
     await settle()
