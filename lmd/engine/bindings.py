@@ -17,11 +17,11 @@ def take_alone() -> None:
     a process that wants the bindings only.
     """
     spec = importlib.util.find_spec("llama_cpp")
-    if spec is None or spec.origin is None:
-        return  # the import that follows tells what is missing
+    if spec is None or spec.origin is None or not spec.submodule_search_locations:
+        return  # the import that follows tells what is wrong
     package = ModuleType("llama_cpp", "The bindings alone.")
     package.__spec__, package.__file__ = spec, spec.origin
-    package.__path__ = list(spec.submodule_search_locations or ())
+    package.__path__ = list(spec.submodule_search_locations)
     version = _version(Path(spec.origin).read_text(encoding="utf-8"))
     vars(package).update(__version__=version, __getattr__=_of_bindings)
     sys.modules["llama_cpp"] = package
