@@ -97,6 +97,10 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+class UnusableModel(ModelNotFound):
+    """Its file is there, and cannot be served."""
+
+
 class InstanceNotFound(NotFound):
     code = "instance_not_found"
 

@@ -12,6 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("lmd", deadline=None)
+settings.load_profile("lmd")
 
 # A shell's background job ignores SIGINT, and so would everything that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
-from lmd.api.rows import current_problems, model_files, model_rows, preset_rows, problem_rows
+from lmd.api.rows import current_problems, missing_models, model_files, model_rows, preset_rows, problem_rows
 from lmd.api.served import explicit_load
 from lmd.api.services import SERVICES, Services, services_of
 from lmd.api.status import error_code
@@ -156,7 +156,10 @@ async def preset_detail(request: web.Request) -> web.Response:
 async def check_presets(request: web.Request) -> web.Response:
     services = services_of(request)
     problems = await asyncio.to_thread(services.config.check, model_files(services))
-    return json_answer(problem_rows(problems))
+    spoiled = {problem.file for problem in problems}
+    # What is served is what was read last, a moment ago where it has just been edited.
+    missing = [problem for problem in missing_models(services) if problem.file not in spoiled]
+    return json_answer(problem_rows([*problems, *missing]))
 
 
 # ── what changes something ────────────────────────────────────────────────────────────────────

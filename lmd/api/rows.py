@@ -92,6 +92,12 @@ def _missing_model(services: Services, preset: Preset) -> tuple[Problem, ...]:
     return ()
 
 
+def missing_models(services: Services) -> tuple[Problem, ...]:
+    """Of presets that could be served if their models could."""
+    presets = services.config.snapshot.presets.values()
+    return tuple(problem for preset in presets for problem in _missing_model(services, preset))
+
+
 def preset_rows(services: Services) -> list[PresetRow]:
     """Served presets (those whose model is not there are not), then files that serve nothing because they are wrong."""
     snapshot = services.config.snapshot

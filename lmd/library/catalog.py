@@ -11,7 +11,7 @@ from types import MappingProxyType
 from watchfiles import Change, awatch
 from watchfiles._rust_notify import WatchfilesRustInternalError
 
-from lmd.errors import ModelFileError, ModelNotFound
+from lmd.errors import ModelFileError, ModelNotFound, UnusableModel
 from lmd.library.cache import HeaderCache
 from lmd.library.files import Broken, Found, find_files
 from lmd.library.gguf import read_header
@@ -77,8 +77,22 @@ class Catalog:
         return self._picture.broken
 
     def find(self, name: str) -> Model:
-        """The model of a key or an unambiguous short form; ModelNotFound, AmbiguousModel. Never reads a path."""
-        return self._picture.names.find(name)
+        """The model of a key or an unambiguous short form; ModelNotFound, AmbiguousModel. Never reads a path.
+
+        UnusableModel, with the reason, where it is the name of a file that cannot be served.
+        """
+        try:
+            return self._picture.names.find(name)
+        except ModelNotFound:
+            asked = name.casefold()
+            named = (one for one in self.broken if asked in {one.path.stem.casefold(), one.path.name.casefold()})
+            if (broken := next(named, None)) is None:
+                raise
+            raise UnusableModel(
+                f"The model file '{broken.path.name}' is there, but cannot be served: {broken.reason}.",
+                hint="'lmctl ls' shows what is wrong with which file; 'lmctl get' fetches it anew.",
+                param="model",
+            ) from None
 
     def at(self, path: Path) -> Model:
         """The model in the file at ``path``, also outside the model directories. ModelNotFound, ModelFileError.

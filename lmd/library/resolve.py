@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lmd.config.preset import ChatSettings, Preset
 from lmd.config.snapshot import Snapshot
-from lmd.errors import LmdError, ModelNotFound
+from lmd.errors import LmdError, ModelNotFound, UnusableModel
 from lmd.generation import SamplingParams
 from lmd.library.catalog import Catalog, Model
 from lmd.loading import PROMPT_LOOKUP, LoadParams
@@ -89,6 +89,8 @@ def model_of(preset: Preset, catalog: Catalog) -> Model:
     """The model that ``preset`` names, by key, short form or absolute path. Raises and blocks as `resolve` does."""
     try:
         return _named(preset.model, catalog)
+    except UnusableModel:
+        raise
     except ModelNotFound as exc:
         raise ModelNotFound(
             f"The model '{preset.model}' of preset '{preset.name}' is not there ({preset.file}).",

@@ -172,6 +172,16 @@ async def test_presets_are_told_with_what_is_wrong(stack: Any, tmp_path: Path) -
     assert (await stack.control.get("/presets/nothing")).status == 404
 
 
+async def test_a_preset_without_its_model_is_wrong_for_the_list_and_for_the_check(stack: Any, tmp_path: Path) -> None:
+    file = tmp_path / "presets" / "later.toml"
+    file.write_text('model = "owner/fetched-later"\n')
+    await stack.control.post("/reload")
+    (row,) = await get(stack, "/presets", list[PresetRow])
+    checked = msgspec.json.decode(await (await stack.control.post("/presets/check")).read(), type=list[ProblemRow])
+    assert row.problems == checked
+    assert [(problem.file, problem.key) for problem in checked] == [(str(file), "model")]
+
+
 async def test_a_preset_whose_file_became_a_pipe_is_told_without_waiting(stack: Any, tmp_path: Path) -> None:
     file = tmp_path / "presets" / "good.toml"
     file.write_text('model = "tiny"\n')

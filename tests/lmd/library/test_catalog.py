@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lmd.errors import ModelFileError, ModelNotFound
+from lmd.errors import ModelFileError, ModelNotFound, UnusableModel
 from lmd.library import cache
 from lmd.library.catalog import Catalog, Refreshed
 
@@ -55,6 +55,18 @@ def test_symlinks_are_followed_without_loops_and_without_listing_twice(put: Put,
         ("gone.gguf", "it is a symbolic link that leads nowhere"),
         ("self", "it cannot be read: Too many levels of symbolic links"),
     ]
+
+
+def test_the_name_of_a_file_that_cannot_be_served_tells_why(put: Put, tmp_path: Path) -> None:
+    torn = put("o/r/torn.gguf")
+    torn.write_bytes(torn.read_bytes()[:100])
+    catalog = fresh(tmp_path / "models")
+    for name in ("torn", "TORN.gguf"):
+        with pytest.raises(UnusableModel, match=r"'torn\.gguf' is there, but cannot be served: .") as error:
+            catalog.find(name)
+        assert str(tmp_path) not in error.value.message
+    with pytest.raises(ModelNotFound, match="no model named"):
+        catalog.find("tor")
 
 
 def test_what_cannot_be_served_is_named_with_the_reason(
