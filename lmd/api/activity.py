@@ -32,6 +32,8 @@ class RequestRecord:
     """Seconds that it waited for its model."""
     error: str | None = None
     """Code of the error that the client was told, in whichever way."""
+    answered: int | None = None
+    """Status of a stream that was written to its end: the client may leave before the rest of us knows."""
 
 
 _record: contextvars.ContextVar[RequestRecord | None] = contextvars.ContextVar("request_record", default=None)

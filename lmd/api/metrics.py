@@ -259,7 +259,7 @@ def counted(metrics: Metrics) -> Middleware:
         finally:
             record = current_record()
             if record is not None:
-                metrics.ended(record, status)
+                metrics.ended(record, record.answered or status)
 
     return middleware
 

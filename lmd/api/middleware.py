@@ -43,7 +43,7 @@ def request_records(client_of: Callable[[web.BaseRequest], str]) -> Middleware:
                 response = await handler(request)
                 status = response.status
             finally:
-                _log_line(record, status)
+                _log_line(record, record.answered or status)
         return response
 
     return middleware

@@ -61,7 +61,7 @@ class EventStream:
             self._ticker.cancel()
             await asyncio.gather(self._ticker, return_exceptions=True)
         if raised is None and self.started:
-            await self.response.write_eof()
+            await self.end()
 
     def note(self, text: str) -> None:
         """What the next comment line says (one line)."""
@@ -75,6 +75,17 @@ class EventStream:
         await self.response.write(data)
         if self._transport is None and self.response.headers.get(hdrs.TRANSFER_ENCODING) == "chunked":
             self._transport = self._request.transport
+
+    async def end(self, data: bytes = b"") -> None:
+        """The last events, and the end of the stream with them: clients that know the last one leave at once."""
+        if not self.response.prepared:
+            await self._start()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        await self.response.write_eof(data)
+        record = current_record()
+        if record is not None:
+            record.answered = self.response.status
 
     def outlet(self, encode: Callable[[GenerationEvent], bytes]) -> Outlet:
         """A way past `send` for events that ``encode`` makes bytes of, while the stream runs and its client reads."""

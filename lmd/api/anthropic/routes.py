@@ -77,4 +77,4 @@ async def _send_all(stream: EventStream, answer: Answer, events: Events) -> None
             stream.note(f"prompt: {event.done} of {event.total} tokens")
         if data := answer.feed(event):
             await stream.send(data)
-    await stream.send(answer.closing())
+    await stream.end(answer.closing())

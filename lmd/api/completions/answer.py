@@ -74,4 +74,4 @@ async def _send_all(stream: EventStream, answer: Answer, events: Events) -> None
         elif data := answer.chunk(event):
             await stream.send(opening + data)
             opening = b""
-    await stream.send(opening + answer.closing())
+    await stream.end(opening + answer.closing())

@@ -180,7 +180,7 @@ async def _stream(
                 raise
             await stream.send(told.failed(*late_error(raised)))
             result = transcript.result()
-        await stream.send(told.end(result))
+        await stream.end(told.end(result))
     return stream.response
 
 

@@ -246,7 +246,11 @@ async def test_bodies_that_make_no_sense_are_refused(encoders: Daemon, path: str
 
 async def test_a_chat_that_is_no_utf8_is_refused_where_its_prompt_is_asked_for(encoders: Daemon) -> None:
     body = b'{"model": "tiny-chat", "messages": [{"role": "user", "content": "\x80"}]}'
-    async with aiohttp.ClientSession() as session, session.post(f"{encoders.url}/apply-template", data=body) as answer:
+    headers = {"Content-Type": "application/json"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{encoders.url}/apply-template", data=body, headers=headers) as answer,
+    ):
         assert (answer.status, (await answer.json())["error"]["type"]) == (400, "invalid_request_error")
 
 

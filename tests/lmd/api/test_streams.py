@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lmd.api import middleware
 from lmd.errors import LoadFailed
 from lmd.generation import FinishReason, Usage
 from lmd.worker.messages import Finished, Output, Prefilled
@@ -101,6 +102,19 @@ async def test_a_client_that_leaves_cancels_its_sequences(stack: Any, n: int) ->
     await asyncio.wait_for(stack.services.activity.idle(), 5)
     assert sorted(worker.cancelled) == sorted(sequences)
     assert stack.services.pool.active_leases == 0
+
+
+async def test_a_client_that_leaves_with_the_last_event_in_hand_was_answered(
+    stack: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: asyncio.Queue[int] = asyncio.Queue()
+    monkeypatch.setattr(middleware, "_log_line", lambda record, status: ended.put_nowait(status))
+    response, worker, sequence = await started(stack)
+    worker.answer(sequence, "the end")
+    while await response.content.readline() != b"data: [DONE]\n":
+        pass
+    response.close()
+    assert await ended.get() == 200
 
 
 async def test_a_client_that_leaves_while_its_model_loads_leaves_the_queue(stack: Any) -> None:
