@@ -41,6 +41,8 @@ def table(comparison: Comparison) -> str:
 
 
 def _target(row: Row) -> str:
+    if row.target is None:
+        return "–"
     return f"{'≥' if row.is_speed else '≤'} {row.target:.2f}{' ' + row.unit if row.absolute else ''}"
 
 

@@ -41,6 +41,11 @@ def test_a_missed_target_is_told() -> None:
     assert lines[3].endswith("| 0.55 | ≤ 0.50 **missed** |")
 
 
+def test_a_figure_for_the_reader_has_no_target_to_miss() -> None:
+    row = Row(figure="wait", title="longest wait", unit="s")
+    assert row.reached(1.0, 99.0)
+
+
 def test_an_absolute_target_is_for_our_own_figure() -> None:
     row = Row(figure="steps", title="longest wait", unit="steps", target=1.0, absolute=True)
     scenario = Scenario(name="s", title="some work", rows=(row,), measure=_nothing)
