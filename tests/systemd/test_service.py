@@ -107,8 +107,9 @@ def test_the_journal_has_fields_to_filter_by(box: Box) -> None:
     box.write("/etc/lmd/presets.d/counter.toml", PRESET)
     box("systemctl", "start", "lmd")
     box.ask("counter", request_id="from-the-test")
-    lines = box("journalctl", "-o", "json", "--no-pager", "REQUEST_ID=from-the-test", "LOGGER=lmd.access").splitlines()
-    (record,) = (json.loads(line) for line in lines)
+    query = ["journalctl", "-o", "json", "--no-pager", "REQUEST_ID=from-the-test", "LOGGER=lmd.access"]
+    eventually(lambda: box(*query) != "")  # the line is written after the answer
+    (record,) = (json.loads(line) for line in box(*query).splitlines())
     assert record["MODEL"] == record["PRESET"] == "counter"
     assert record["INSTANCE"] == "counter"
     assert record["STATUS"] == "200"
