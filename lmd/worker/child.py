@@ -97,7 +97,7 @@ def _environment() -> dict[str, str]:
         # numpy's threads wait busily from its import on, and we give them nothing to do.
         "OPENBLAS_NUM_THREADS": "1",
         # The KV cache is cleared as it is allocated: in pages of 2 MiB (where the kernel lets a process ask for them)
-        # that takes a third of the time. What the operator has set comes last, and counts.
+        # that mostly takes half the time or less. What the operator has set comes last, and counts.
         "GLIBC_TUNABLES": ":".join(tunables),
     }
 
