@@ -143,7 +143,12 @@ class Lifecycle:
         instance.task.add_done_callback(partial(self._load_ended, instance))
 
     async def _load(self, instance: Instance, allowance: Memory) -> LoadedModel:
-        instance.worker = await self.standby.take()
+        try:
+            instance.worker = await self.standby.take()
+        finally:
+            # Its successor starts beside the load, whose greater part (the vocabulary) keeps one core busy: later it
+            # would take a core from the first prompt.
+            self.standby.refill()
         instance.worker.name = instance.id
         wanted = instance.wanted
         settings = self._settings()
@@ -157,9 +162,6 @@ class Lifecycle:
             encodes=wanted.model.header.is_embedding,
             prompt_cache=settings.prompt_cache,
         )
-        # Its successor starts beside the load, whose greater part (the vocabulary) keeps one core busy: later it
-        # would take a core from the first prompt.
-        self.standby.refill()
         return await instance.worker.load(load, partial(self._progressed, instance), settings.load_timeout)
 
     def _progressed(self, instance: Instance, fraction: float) -> None:

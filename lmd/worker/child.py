@@ -87,7 +87,7 @@ class Child:
 def _environment() -> dict[str, str]:
     """Ours, without what is meant for the daemon alone (systemd's sockets, notifications and watchdog)."""
     ours = {k: v for k, v in os.environ.items() if k not in _FOR_THE_DAEMON}
-    tunables = ["glibc.malloc.hugetlb=1", *filter(None, (os.environ.get("GLIBC_TUNABLES"),))]
+    tunables = filter(None, ("glibc.malloc.hugetlb=1", os.environ.get("GLIBC_TUNABLES")))
     return ours | {
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",

@@ -29,6 +29,18 @@ async def test_a_load_takes_the_worker_that_waits_and_its_successor_starts_besid
     assert rig.pool.facts == rig.workers[1].facts
 
 
+async def test_after_a_load_that_got_no_worker_one_waits_again_as_soon_as_one_can_start():
+    rig = await Rig(standby=False).start()
+    rig.settings.standby = True
+    rig.spawn_error = LoadFailed("no memory")
+    with pytest.raises(LoadFailed):
+        await rig.request(A)
+    rig.spawn_error = None
+    await rig.advance(70)
+    assert len(rig.alive()) == 1
+    await rig.pool.stop()
+
+
 async def test_two_loads_at_once_both_get_a_worker(rig):
     requests = [rig.request(A), rig.request(B)]
     await settle()
