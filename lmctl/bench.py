@@ -18,17 +18,20 @@ _WARM_UP_TOKENS = 8
 
 
 class Run(Struct):
-    """Several requests sent at one moment. Times are seconds from then, rates tokens per second."""
+    """Several requests sent at one moment. Times are seconds from then, rates tokens per second.
+
+    A rate is None where what it counts arrived all at once, as it does when few tokens reach a busy machine.
+    """
 
     streams: int
     prompt_tokens: int
     """Of all streams."""
     completion_tokens: int
-    prompt_tps: float
+    prompt_tps: float | None
     """All prompts' tokens over the time until the last stream had its first token."""
-    decode_tps: float
+    decode_tps: float | None
     """Of all streams together, from the first token of any to the last of all."""
-    stream_tps: float
+    stream_tps: float | None
     """Of one stream after its first token, on average."""
     ttft_mean: float
     ttft_max: float
@@ -101,14 +104,14 @@ def figures(answers: Sequence[Answer], seconds: float) -> Run:
     read = sum(usage.prompt_tokens for usage in usages)
     written = sum(usage.completion_tokens for usage in usages)
     spell = max(answer.last for answer in answers) - min(firsts)
-    rates = [answer.tokens_per_second or 0.0 for answer in answers]
+    rates = [rate for answer in answers if (rate := answer.tokens_per_second) is not None]
     return Run(
         streams=len(answers),
         prompt_tokens=read,
         completion_tokens=written,
-        prompt_tps=read / max(firsts) if max(firsts) > 0 else 0.0,
-        decode_tps=(written - len(answers)) / spell if spell > 0 else 0.0,
-        stream_tps=sum(rates) / len(rates),
+        prompt_tps=read / max(firsts) if max(firsts) > 0 else None,
+        decode_tps=(written - len(answers)) / spell if spell > 0 else None,
+        stream_tps=sum(rates) / len(rates) if rates else None,
         ttft_mean=sum(firsts) / len(firsts),
         ttft_max=max(firsts),
         seconds=seconds,

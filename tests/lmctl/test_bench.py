@@ -36,6 +36,13 @@ def test_figures_of_streams_that_overlap() -> None:
     assert (run.stream_tps, run.ttft_mean, run.ttft_max, run.seconds) == (10.0, 0.75, 1.0, 2.6)
 
 
+def test_what_arrived_all_at_once_has_no_rate() -> None:
+    run = figures([answer(0.5, 0.5, 8)], 0.6)
+    assert (run.decode_tps, run.stream_tps, run.prompt_tps) == (None, None, 200.0)
+    run = figures([answer(0.5, 0.5, 8), answer(0.5, 2.5, 21)], 2.6)
+    assert (run.decode_tps, run.stream_tps) == (13.5, 10.0)  # 27 tokens in 2 s, and the one stream that tells
+
+
 def test_an_answer_without_text_is_no_figure() -> None:
     with pytest.raises(CommandError, match="no text"):
         figures([answer(0.5, 2.5, 21), Answer()], 1.0)
@@ -50,7 +57,8 @@ async def test_every_number_of_streams_is_measured_with_exact_counts(lmd: Daemon
         (1, 32, 8),
         (3, 96, 24),
     ]
-    assert all(run[name] > 0 for run in told["runs"] for name in ("prompt_tps", "stream_tps", "ttft_mean", "seconds"))
+    assert all(run[name] > 0 for run in told["runs"] for name in ("prompt_tps", "ttft_mean", "seconds"))
+    assert all(run["stream_tps"] is None or run["stream_tps"] > 0 for run in told["runs"])
     ran = await lmctl(*args, env=environment(lmd.socket))
     assert [line.split()[0] for line in ran.out.splitlines()] == ["STREAMS", "1", "3"]
 
