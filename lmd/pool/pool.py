@@ -267,10 +267,10 @@ class Pool:
 
         An instance that no other name stands for becomes stale: it serves on, and once it is idle it leaves, or is
         replaced where somebody had loaded it on purpose; what was said for that load alone stays. With None it takes
-        no new requests and leaves after the last.
+        no new requests and leaves after the last, also where the name comes back: another one may have its key by then.
         """
         for instance in self._instances:
-            if name not in instance.names and instance.wanted.name != name:
+            if instance.retiring or (name not in instance.names and instance.wanted.name != name):
                 continue
             renewed = None if wanted is None else instance.wanted.renewed(wanted)
             if renewed is not None and instance.key == renewed.key:

@@ -477,6 +477,27 @@ async def test_the_instance_of_a_deleted_preset_drains(rig):
     assert rig.states() == {}
 
 
+async def test_an_instance_that_retires_is_not_taken_back_beside_its_successor(rig):
+    first = rig.request(C)
+    await settle()
+    await rig.finish_loads(1)
+    old = rig.of("c")
+    rig.pool.mark_stale("c", None)
+    second = rig.request(C)  # the preset is back, as it was
+    await settle()
+    await rig.finish_loads(1)
+    assert rig.states() == {"c": "draining", "c:2": "ready"}
+    rig.pool.mark_stale("c", want("c", context_length=64))
+    assert [(row.id, row.state, row.stale) for row in rig.pool.rows()] == [
+        ("c", "draining", False),
+        ("c:2", "ready", True),
+    ]
+    for worker in (old, rig.of("c:2")):
+        await rig.answer(worker)
+    await asyncio.gather(first, second)
+    assert rig.states() == {}
+
+
 async def test_an_edit_that_is_taken_back_ends_the_staleness(rig):
     request = rig.request(C)
     await settle()
