@@ -134,5 +134,7 @@ class LoadedModel:
     """Components of its vectors; 1 with "rank"."""
     vram_bytes: int = 0
     """What of the weights, the cache and the compute buffers (the draft model's too) is in VRAM."""
+    parks: bool = False
+    """Its worker can free all but the vocabulary, and load the same again without reading that (`messages.Park`)."""
     control_texts: tuple[str, ...] = ()
     """Texts that become control tokens where a prompt says so; what a client writes must not (`lmd.chat.control`)."""

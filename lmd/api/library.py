@@ -113,6 +113,7 @@ async def remove(request: web.Request) -> web.Response:
         )
     for id in answer.loaded:
         await services.pool.unload(id, force=True)
+    services.pool.drop_parked()  # a mapped file's blocks stay on disk
     await asyncio.to_thread(remove_files, removal, services.catalog.directories)
     await services.catalog.update()
     return json_answer(answer)

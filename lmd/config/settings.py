@@ -129,6 +129,8 @@ class Models(Section):
     """What leaves for a new model. "fit": the least recently used until it fits; "last": all that requests loaded."""
     standby: bool = True
     """Keep a worker ready that has llama.cpp in memory already."""
+    parked: Annotated[int, Ge(0)] = 1
+    """Workers of models that made room for another which may keep the vocabulary, so that the way back is short."""
     prompt_cache: Size = 2**30
     """Bytes of RAM in which each instance may keep prefixes that left its KV cache; 0: none."""
     load_timeout: Duration = 600.0

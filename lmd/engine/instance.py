@@ -10,7 +10,7 @@ from typing import Protocol
 from lmd.engine.encoder import apply_adapters
 from lmd.engine.engine import Engine, Sink
 from lmd.engine.grammar import Grammars, GrammarSource, Guide
-from lmd.engine.llama import Backend
+from lmd.engine.llama import Backend, Model
 from lmd.engine.opening import DEFAULT_PARALLEL, Opening
 from lmd.engine.sequence import SequenceSpec
 from lmd.engine.speculative import Drafter, DraftModel, PromptLookup
@@ -69,10 +69,12 @@ class EngineInstance:
         free_memory: int = 0,
         free_vram: int = 0,
         prompt_cache: int = 0,
+        kept: Model | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> None:
+        """``kept``: what `park` gave, of the same file and parameters."""
         started = time.monotonic()
-        opening = Opening(backend, path, params, draft_path, free_memory=free_memory, free_vram=free_vram)
+        opening = Opening(backend, path, params, draft_path, free_memory=free_memory, free_vram=free_vram, kept=kept)
         model, context, context_length = opening.open(on_progress)
         n_adapter_bytes = apply_adapters(model, context, params.adapters or ())
         shape = context.params
@@ -124,6 +126,7 @@ class EngineInstance:
             fim=vocab.fim,
             control_texts=vocab.control_texts(),
             load_seconds=time.monotonic() - started,
+            parks=model.is_mapped and draft is None and not params.adapters,
             vram_bytes=sum(
                 part.bytes_on(device.name)
                 for device in backend.devices()
@@ -203,11 +206,19 @@ class EngineInstance:
         else:
             self.engine.cancel(id)
 
+    def park(self) -> Model:
+        """Free everything but the model. Where `LoadedModel.parks`."""
+        self._close_all_but_model()
+        return self._model
+
     def close(self) -> None:
         """Free everything. A worker process simply ends; tests load several models in one."""
+        self._close_all_but_model()
+        self._model.close()
+
+    def _close_all_but_model(self) -> None:
         self._grammars.close()
         self.engine.close()
         if self._draft_model is not None:
             self._draft_model.close()
         self._context.close()
-        self._model.close()

@@ -266,6 +266,9 @@ class Model:
         self.n_embd: int = _lib.llama_model_n_embd(self.pointer)
         self.n_params: int = _lib.llama_model_n_params(self.pointer)
         self.size: int = _lib.llama_model_size(self.pointer)
+        buffers = {name for kind, name in self._buffers if kind == "model"}
+        self.is_mapped = buffers <= {"CPU_Mapped"} and not params.mlock
+        """All weights are pages of the file: nothing was copied, or is locked in memory."""
         self.gpu_layers = 0 if gpu_layers == 0 or not backend.offloads else min(gpu_layers or 2**31, self.n_layers + 1)
         self.is_recurrent: bool = _lib.llama_model_is_recurrent(self.pointer)
         self.is_hybrid: bool = _lib.llama_model_is_hybrid(self.pointer)

@@ -64,6 +64,8 @@ class Opening:
     draft_path: str | None = None
     free_memory: int = 0
     free_vram: int = 0
+    kept: Model | None = None
+    """The model, where it is open already: only the context is made."""
     placement: Placement | None = field(default=None, init=False)
     """None: nothing to plan. All goes to RAM, as large as it is asked for."""
 
@@ -128,7 +130,7 @@ class Opening:
     def _try(self, on_progress: OnProgress) -> tuple[Model, Context, int]:
         placement = self.placement
         layers = placement.gpu_layers if placement is not None else 0
-        model = Model(self.backend, self.path, self.params, on_progress, gpu_layers=layers)
+        model = self.kept or Model(self.backend, self.path, self.params, on_progress, gpu_layers=layers)
         try:
             shape = context_params(model, self.params)
             if placement is not None:

@@ -80,6 +80,8 @@ class Instance:
     replaces: "Instance | None" = None
     task: asyncio.Task[LoadedModel] | None = None
     ending: asyncio.Task[None] | None = None
+    on_gone: Callable[[asyncio.Future[LmdError]], None] | None = None
+    """Called when its worker has ended."""
     deaths: int = 0
 
     @property

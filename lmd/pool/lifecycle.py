@@ -23,6 +23,7 @@ from lmd.pool.cores import share_cores
 from lmd.pool.crashes import Crashes
 from lmd.pool.instance import Instance, State
 from lmd.pool.memory import Budget, Holding, Memory, Need, Probe, budget, device_memory, estimate, measured, total
+from lmd.pool.parked import Parked
 from lmd.pool.refusals import again, size
 from lmd.pool.standby import Spawn, Standby
 from lmd.pool.table import Table
@@ -30,6 +31,7 @@ from lmd.pool.tally import Tally
 from lmd.pool.wanted import Wanted
 from lmd.protocol import InstanceChanged
 from lmd.worker.messages import Load
+from lmd.worker.process import Worker
 
 log = logging.getLogger("lmd.pool")
 
@@ -58,6 +60,9 @@ class ModelSettings(Protocol):
     def standby(self) -> bool: ...
 
     @property
+    def parked(self) -> int: ...
+
+    @property
     def load_timeout(self) -> float: ...
 
     @property
@@ -75,6 +80,7 @@ class Lifecycle:
         self.changes = Changes()
         self.tally = Tally()
         self.standby = Standby(spawn, lambda: settings().standby, clock, self._learn)
+        self.parked = Parked(lambda: settings().parked, pump)
         self.facts: WorkerFacts | None = None
         """What the newest worker said in its Hello; None before the first."""
         self._settings = settings
@@ -137,19 +143,29 @@ class Lifecycle:
     def begin(self, instance: Instance, allowance: Memory) -> None:
         instance.state = State.LOADING
         instance.memory = allowance
+        instance.worker = self.parked.take(instance.key)
         self.changed(instance)
         log.info("loading '%s' (%s)", instance.id, size(allowance.total), extra=about(instance))
         instance.task = asyncio.ensure_future(self._load(instance, allowance))
         instance.task.add_done_callback(partial(self._load_ended, instance))
 
     async def _load(self, instance: Instance, allowance: Memory) -> LoadedModel:
+        if instance.worker is not None:  # it has the vocabulary already
+            try:
+                return await self._load_on(instance.worker, instance, allowance)
+            except LmdError as error:  # it died, or what it loads has changed: another one can tell
+                log.debug("the parked worker of '%s' is of no use: %s", instance.id, error, extra=about(instance))
+                await instance.worker.stop(0.0)
         try:
             instance.worker = await self.standby.take()
         finally:
             # Its successor starts beside the load, whose greater part (the vocabulary) keeps one core busy: later it
             # would take a core from the first prompt.
             self.standby.refill()
-        instance.worker.name = instance.id
+        return await self._load_on(instance.worker, instance, allowance)
+
+    async def _load_on(self, worker: Worker, instance: Instance, allowance: Memory) -> LoadedModel:
+        worker.name = instance.id
         wanted = instance.wanted
         settings = self._settings()
         load = Load(
@@ -162,7 +178,7 @@ class Lifecycle:
             encodes=wanted.model.header.is_embedding,
             prompt_cache=settings.prompt_cache,
         )
-        return await instance.worker.load(load, partial(self._progressed, instance), settings.load_timeout)
+        return await worker.load(load, partial(self._progressed, instance), settings.load_timeout)
 
     def _progressed(self, instance: Instance, fraction: float) -> None:
         if fraction <= instance.progress:
@@ -207,7 +223,8 @@ class Lifecycle:
                 waiter.future.set_result(None)
         instance.waiters.clear()
         assert instance.worker is not None
-        instance.worker.gone.add_done_callback(lambda gone: self._died(instance, gone.result()))
+        instance.on_gone = partial(self._died, instance)
+        instance.worker.gone.add_done_callback(instance.on_gone)
         if instance.replaces is not None:
             self._succeed(instance, instance.replaces)
         log.info("'%s' is loaded", instance.id, extra=about(instance))
@@ -228,10 +245,11 @@ class Lifecycle:
         if before is not None:  # whose place the old one was to take, had it been up before
             self._succeed(instance, before)
 
-    def _died(self, instance: Instance, reason: LmdError) -> None:
+    def _died(self, instance: Instance, gone: asyncio.Future[LmdError]) -> None:
         """The worker of a READY instance ended by itself. What was open on it has been told by the worker."""
         if instance.state is not State.READY:
             return
+        reason = gone.result()
         now = self._clock.now()
         self.tally.crashes[instance.wanted.model.key] += 1
         self.crashes.record(instance.id, instance.wanted, reason, now, lived=now - instance.ready_at)
@@ -240,8 +258,11 @@ class Lifecycle:
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────
 
-    def end(self, instance: Instance, reason: LmdError, force: bool = False) -> None:
-        """Begin to end it: from now on no request finds it. ``force``: at once, else its worker may end by itself."""
+    def end(self, instance: Instance, reason: LmdError, force: bool = False, park: bool = False) -> None:
+        """Begin to end it: from now on no request finds it. ``force``: at once, else its worker may end by itself.
+
+        ``park``: it may be wanted again soon, and its worker stays without it where that is worth it.
+        """
         if instance.state in {State.DRAINING, State.DEAD}:
             if force and instance.worker is not None:
                 instance.worker.kill(reason)
@@ -257,7 +278,7 @@ class Lifecycle:
             instance.worker.kill(reason)
         if instance.task is not None:
             instance.task.cancel()
-        instance.ending = asyncio.ensure_future(self._finish(instance, 0.0 if force else STOP_GRACE))
+        instance.ending = asyncio.ensure_future(self._finish(instance, 0.0 if force else STOP_GRACE, park))
         self.changed(instance)
 
     async def end_all(self, reason: LmdError) -> None:
@@ -268,16 +289,29 @@ class Lifecycle:
         if ending:
             await asyncio.wait(ending)
         await self.standby.stop()
+        await self.parked.stop()
         self.changes.end()
 
-    async def _finish(self, instance: Instance, grace: float) -> None:
-        """Wait until its process is gone."""
+    async def _finish(self, instance: Instance, grace: float, park: bool) -> None:
+        """Wait until its process is gone, or holds nothing of it but the vocabulary."""
         if instance.task is not None and not instance.task.done():
             await asyncio.wait((instance.task,))
-        if instance.worker is not None:
+        if instance.worker is not None and not (park and await self._park(instance, instance.worker)):
             await instance.worker.stop(grace)
         self.remove(instance)
         self._pump()
+
+    async def _park(self, instance: Instance, worker: Worker) -> bool:
+        if not (self.parked.wanted and instance.loaded is not None and instance.loaded.parks):
+            return False
+        if not await worker.park(STOP_GRACE):
+            return False
+        assert instance.on_gone is not None
+        worker.gone.remove_done_callback(instance.on_gone)
+        log.debug("worker %d keeps the vocabulary of '%s'", worker.pid, instance.id, extra=about(instance))
+        # As long as the model itself would have stayed.
+        self.parked.add(instance.key, worker, instance.used_at + instance.ttl)
+        return True
 
     def remove(self, instance: Instance) -> None:
         instance.state = State.DEAD

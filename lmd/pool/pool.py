@@ -87,7 +87,7 @@ class Pool:
     @property
     def is_empty(self) -> bool:
         """No instance is there, on its way or on its way out."""
-        return next(iter(self._instances), None) is None
+        return self._instances.is_empty
 
     def overdue(self) -> str:
         """What it should have done and has not, in words, for a watchdog; "" when all is well. True for an instant
@@ -207,8 +207,13 @@ class Pool:
     async def unload_all(self, force: bool = False) -> list[str]:
         """End all instances that are not leased, with ``force`` all. Returns their ids."""
         chosen = [i.id for i in self._instances if (force or not i.leases) and i.state is not State.DRAINING]
+        self.drop_parked()
         results = await asyncio.gather(*(self.unload(id, force) for id in chosen), return_exceptions=True)
         return [result for result in results if isinstance(result, str)]
+
+    def drop_parked(self) -> None:
+        """Let go of the files of models that are not loaded any more."""
+        self._lifecycle.parked.clear()
 
     # ── what is there ─────────────────────────────────────────────────────────────────────────
 

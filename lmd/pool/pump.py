@@ -54,6 +54,7 @@ class Pump:
         self._leave_by_time(now)
         self._time_out(now)
         decided = self._decide(now)
+        self._lifecycle.parked.trim(now, busy=not self._instances.is_empty)
         self._arm(decided, now)
 
     def _leave_by_time(self, now: float) -> None:
@@ -102,6 +103,8 @@ class Pump:
                 continue
             room = self._lifecycle.budget()
             decided = self._ask(first, room, now)
+            if self._parked_are_in_the_way(first, room, decided):
+                break  # asked again when they have ended
             if decided.never:
                 self._refuse(first, room)
             elif decided.allowance is not None:
@@ -123,6 +126,12 @@ class Pump:
         residents = [_resident(instance) for instance in self._instances.residents()]
         return plan(_order(first), residents, room, Rules(settings.eviction, settings.max_loaded), now)
 
+    def _parked_are_in_the_way(self, first: Instance, room: Budget, decided: Plan) -> bool:
+        """Whether what parked workers hold is missed, and they are on their way out."""
+        if first.need.full.fits(room.free) or decided.evict:
+            return False
+        return self._lifecycle.parked.clear(but=None if decided.never else first.key)
+
     def _make_way(self, decided: Plan) -> None:
         self._blockers = tuple(self._instances[serial] for serial in decided.blockers)
         for serial in decided.closing:
@@ -131,7 +140,7 @@ class Pump:
             instance = self._instances[serial]
             log.info("'%s' leaves: its memory is needed", instance.id, extra=about(instance))
             self._lifecycle.tally.evictions[Leaving.MEMORY] += 1
-            self._lifecycle.end(instance, Unloaded(f"'{instance.id}' made room for another model."))
+            self._lifecycle.end(instance, Unloaded(f"'{instance.id}' made room for another model."), park=True)
 
     def _merge(self, queued: Instance, twin: Instance) -> None:
         """Requests that queued for a second load go (back) to the instance that stays after all."""
@@ -152,7 +161,7 @@ class Pump:
         self._lifecycle.changed(twin)
 
     def _arm(self, decided: Plan, now: float) -> None:
-        times = [instance.expires_at for instance in self._instances]
+        times = [self._lifecycle.parked.expires_at, *(instance.expires_at for instance in self._instances)]
         timeout = self._settings().queue_timeout
         for instance in self._instances.queue():
             times += [waiter.deadline for waiter in instance.waiters]

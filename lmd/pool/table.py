@@ -17,6 +17,10 @@ class Table:
         """A snapshot: the table may change on the way."""
         return iter(tuple(self._by_serial.values()))
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._by_serial
+
     def __getitem__(self, serial: int) -> Instance:
         return self._by_serial[serial]
 

@@ -37,6 +37,8 @@ from lmd.worker.messages import (
     Load,
     Loaded,
     Output,
+    Park,
+    Parked,
     Prefilled,
     Progress,
     PromptText,
@@ -58,7 +60,12 @@ def fake_facts(pid: int = 1) -> WorkerFacts:
     return WorkerFacts(pid=pid, llama_cpp_python="fake", llama_cpp="fake", system_info="fake")
 
 
-def fake_loaded(params: LoadParams = LoadParams(), model_bytes: int = GIB) -> LoadedModel:  # noqa: B008 - frozen
+def fake_loaded(
+    params: LoadParams = LoadParams(),  # noqa: B008 - frozen
+    model_bytes: int = GIB,
+    *,
+    parks: bool = False,
+) -> LoadedModel:
     parallel = params.parallel or 4
     context_length = params.context_length or 4096
     return LoadedModel(
@@ -82,6 +89,7 @@ def fake_loaded(params: LoadParams = LoadParams(), model_bytes: int = GIB) -> Lo
         eos_text="</s>",
         add_bos=True,
         load_seconds=0.0,
+        parks=parks,
     )
 
 
@@ -109,6 +117,7 @@ class FakeWorker:
         self.cancelled: list[int] = []
         self.n_busy = 1
         """Among how many it shares the cores."""
+        self.parked = False
         self._loading: asyncio.Future[LoadedModel] | None = None
         self._ids = count(1)
         self._reason: LmdError | None = None
@@ -152,6 +161,9 @@ class FakeWorker:
     async def load(self, request: Load, on_progress: Callable[[float], None], timeout: float) -> LoadedModel:
         if self._reason is not None:
             raise LoadFailed(self._reason.message)
+        if self.parked and self.request is not None:
+            assert (request.path, request.params) == (self.request.path, self.request.params)
+        self.parked = False
         self.request = request
         self.on_progress = on_progress
         self._loading = asyncio.get_running_loop().create_future()
@@ -199,6 +211,10 @@ class FakeWorker:
             raise self._reason
         return bytes(tokens).decode()
 
+    async def park(self, timeout: float) -> bool:
+        self.parked = self._reason is None
+        return self.parked
+
     def kill(self, reason: LmdError) -> None:
         self._end(reason)
         if self._stops_at_once:
@@ -231,6 +247,7 @@ class _Child:
         self._open: dict[int, list[str]] = {}
         self._waiting: set[int] = set()
         self._n_busy = 1
+        self._path = ""
 
     def run(self) -> None:
         """Greet, obey, and end when the daemon closes the connection."""
@@ -267,6 +284,10 @@ class _Child:
                     self._channel.send(Finished(message.id, FinishReason.CANCELLED, Usage()))
             case ShareCores():
                 self._n_busy = message.n_busy
+            case Park() if self._path.endswith("wont-park"):
+                pass
+            case Park():
+                self._channel.send(Parked())
             case Tokenize():
                 text = "".join(part.text for part in message.prompt if isinstance(part, PromptText))
                 if text == "bad":
@@ -278,6 +299,7 @@ class _Child:
                 self._channel.send(Text(message.id, bytes(message.tokens).decode()))
 
     def _load(self, load: Load) -> None:
+        self._path = load.path
         match load.path.rpartition("/")[2]:
             case "hang":
                 print("loading forever", flush=True)

@@ -6,6 +6,7 @@ with a syslog priority (``<4>…``). It ends when the daemon closes the socket o
 
 import contextlib
 import ctypes
+import gc
 import os
 import resource
 import select
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmd.engine.mapping import MappedModel
 from lmd.errors import ContextLengthExceeded, LmdError
 from lmd.generation import FinishReason, TokenLogprob, Usage
 from lmd.worker.channel import Channel, ChannelClosed
@@ -34,6 +36,8 @@ from lmd.worker.messages import (
     Loaded,
     LoadFailed,
     Output,
+    Park,
+    Parked,
     Prefilled,
     Progress,
     PromptText,
@@ -50,6 +54,7 @@ from lmd.worker.messages import (
 if TYPE_CHECKING:
     from lmd.engine.embedding import EmbeddingInstance
     from lmd.engine.instance import EngineInstance
+    from lmd.engine.llama import Model
 
 STATS_SECONDS = 1.0
 COMPILE_POLL_SECONDS = 0.002
@@ -110,29 +115,65 @@ class WorkerMain:
         self._channel = channel
         self._outbox = Outbox(channel)
         self._backend = Backend()
+        self._parked: Model | None = None
+        self._mapped: MappedModel | None = None
+        """Of what is loaded or parked, where it can be parked."""
         self._stats_due = 0.0
 
     def run(self) -> int:
-        """Serve until the daemon closes the socket. Returns the exit status."""
+        """Serve until the daemon closes the socket, from one `Load` to the next. Returns the exit status."""
         self._channel.send(Hello(self._backend.facts()))
-        first = self._channel.poll(None)[0]
-        if not isinstance(first, Load):
-            raise TypeError(f"the first message must be Load, not {type(first).__name__}")
-        try:
-            instance = self._open(first)
-        except LmdError as exc:
-            self._channel.send(LoadFailed(exc.code, exc.message, exc.hint))
-            return 1
-        self._instance = instance
-        self._channel.send(Loaded(instance.loaded))
+        while True:
+            first = self._channel.poll(None)[0]
+            if not isinstance(first, Load):
+                raise TypeError(f"Load comes first, not {type(first).__name__}")
+            try:
+                self._instance = self._open(first)
+            except LmdError as exc:
+                self._channel.send(LoadFailed(exc.code, exc.message, exc.hint))
+                return 1
+            self._channel.send(Loaded(self._instance.loaded))
+            if self._instance.loaded.parks and self._mapped is None:
+                self._mapped = MappedModel(first.path)
+            self._serve(self._instance)
+            self._park()
+            self._channel.send(Parked())
+
+    def _serve(self, instance: "EngineInstance | EmbeddingInstance") -> None:
+        """Until the daemon says that it needs the memory for something else."""
         while True:
             busy = instance.engine.busy
             for message in self._channel.poll(0.0 if busy else COMPILE_POLL_SECONDS if instance.compiling else None):
+                if isinstance(message, Park):
+                    return
                 self._take(message)
             instance.collect()
             instance.engine.step()
             changed = self._outbox.flush()
             self._tell_stats(changed or not busy)
+
+    def _park(self) -> None:
+        from lmd.engine.instance import EngineInstance
+
+        if self._mapped is None or not isinstance(self._instance, EngineInstance):
+            raise TypeError("this model cannot be parked")
+        self._parked = self._instance.park()
+        del self._instance
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        self._mapped.forget()
+
+    def _unpark(self) -> "Model | None":
+        """The model that is here already, if its file is still what it was."""
+        model, self._parked = self._parked, None
+        if model is None or self._mapped is None:
+            return None
+        if self._mapped.is_unchanged():
+            self._mapped.populate()
+            return model
+        model.close()
+        self._mapped = None
+        return None
 
     def _open(self, load: Load) -> "EngineInstance | EmbeddingInstance":
         from lmd.engine.embedding import EmbeddingInstance
@@ -153,6 +194,7 @@ class WorkerMain:
             free_memory=free,
             free_vram=load.free_vram,
             prompt_cache=load.prompt_cache,
+            kept=self._unpark(),
             on_progress=on_progress,
         )
 
@@ -163,8 +205,8 @@ class WorkerMain:
                 instance.cancel(message.id)
             case ShareCores():
                 instance.share_cores(message.n_busy)
-            case Load():
-                raise TypeError("a worker loads once in its life")
+            case Load() | Park():
+                raise TypeError(f"{type(message).__name__} came in the middle of the work")
             case _:
                 try:
                     match message:

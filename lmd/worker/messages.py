@@ -8,7 +8,8 @@ A worker says `Hello` once it can take a `Load`; then any number of `Progress` a
 After `Loaded` it takes `Generate`, `Embed`, `Rerank`, `Cancel`, `Tokenize`, `Detokenize`, `ShareCores` at any time.
 Every `Generate` is answered by one `Finished` or one `Failed`, every `Embed` and `Rerank` by one `Embedded` or
 `Failed`, every `Tokenize` and `Detokenize` by one `Tokens`, `Text` or `Failed`.
-A closed socket, either way, ends the worker.
+`Park`, when nothing is open, is answered by `Parked`: the worker then waits for `Load` as after `Hello`, but only of
+what it had. A closed socket, either way, ends the worker.
 """
 
 from msgspec import Struct
@@ -20,7 +21,7 @@ from lmd.loading import LoadedModel, LoadParams, WorkerFacts
 
 
 class Load(Struct, tag="load", array_like=True, frozen=True):
-    """Load the model at ``path`` (the first part of a split one). Sent once in a worker's life."""
+    """Load the model at ``path`` (the first part of a split one). The same again after `Park`."""
 
     path: str
     params: LoadParams
@@ -124,7 +125,11 @@ class ShareCores(Struct, tag="share_cores", array_like=True, frozen=True):
     n_busy: int
 
 
-ToWorker = Load | Generate | Embed | Rerank | Cancel | Tokenize | Detokenize | ShareCores
+class Park(Struct, tag="park", array_like=True, frozen=True):
+    """Free everything but the vocabulary, where `LoadedModel.parks`, and wait to load the same model again."""
+
+
+ToWorker = Load | Generate | Embed | Rerank | Cancel | Tokenize | Detokenize | ShareCores | Park
 
 # ── worker → daemon ───────────────────────────────────────────────────────────────────────────
 
@@ -149,6 +154,10 @@ class LoadFailed(Struct, tag="load_failed", array_like=True, frozen=True):
     code: str
     message: str
     hint: str | None = None
+
+
+class Parked(Struct, tag="parked", array_like=True, frozen=True):
+    """Nothing but the vocabulary is left in memory."""
 
 
 class Output(Struct, array_like=True, frozen=True):
@@ -243,4 +252,6 @@ class EngineStats(Struct, tag="stats", array_like=True, frozen=True):
     prompt_tps: float
 
 
-FromWorker = Hello | Progress | Loaded | LoadFailed | Step | Finished | Failed | Embedded | Tokens | Text | EngineStats
+FromWorker = (
+    Hello | Progress | Loaded | LoadFailed | Parked | Step | Finished | Failed | Embedded | Tokens | Text | EngineStats
+)

@@ -36,6 +36,8 @@ from lmd.worker.messages import (
     Hello,
     Load,
     Loaded,
+    Park,
+    Parked,
     Progress,
     PromptText,
     PromptTokens,
@@ -83,7 +85,8 @@ class Worker(Protocol):
         """Done, with the reason, once the process has ended and is reaped; never an exception. Await it shielded."""
 
     async def load(self, request: Load, on_progress: OnProgress, timeout: float) -> LoadedModel:
-        """Once in a life. Raises LoadFailed or what the worker says; the worker then ends, as when cancelled."""
+        """Once in a life, and after each `park` the same again. Raises LoadFailed or what the worker says; the worker
+        then ends, as when cancelled."""
 
     def generate(self, request: Generate) -> Mailbox:
         """Sends it at once, with an id of its own. Close the mailbox when leaving it early."""
@@ -102,6 +105,10 @@ class Worker(Protocol):
 
     def share_cores(self, n_busy: int) -> None:
         """``n_busy`` instances compute now, this one among them: it takes its part of the cores."""
+
+    async def park(self, timeout: float) -> bool:
+        """Have it free everything but its model's vocabulary, where the load said that it can: it then waits for the
+        same `load`. False: it did not within ``timeout`` seconds, and has to be ended."""
 
     def kill(self, reason: LmdError) -> None:
         """End it now: everything pending raises ``reason`` at once. Idempotent."""
@@ -126,6 +133,7 @@ class WorkerProcess:
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._hello: asyncio.Future[WorkerFacts] = loop.create_future()
         self._loading: asyncio.Future[LoadedModel] | None = None
+        self._parking: asyncio.Future[bool] | None = None
         self._on_progress: OnProgress | None = None
         self._reason: LmdError | None = None
         """Why it is ending, where we know before it has ended."""
@@ -253,6 +261,15 @@ class WorkerProcess:
         finally:
             self._on_progress = None
 
+    async def park(self, timeout: float) -> bool:
+        if self._reason is not None:
+            return False
+        self._parking = self._loop.create_future()
+        self._send(Park())
+        await asyncio.wait((self._parking,), timeout=timeout)
+        self.stats = None
+        return self._parking.done() and self._parking.result()
+
     def generate(self, request: Generate) -> Mailbox:
         mailbox = Mailbox(next(self._ids), self._cancel)
         if self._reason is not None:
@@ -343,6 +360,8 @@ class WorkerProcess:
                     self._on_progress(min(1.0, max(0.0, message.fraction)))
             case Loaded() if self._loading is not None and not self._loading.done():
                 self._loading.set_result(message.model)
+            case Parked() if self._parking is not None and not self._parking.done():
+                self._parking.set_result(True)
             case LoadFailedMessage() if self._loading is not None and not self._loading.done():
                 error = BY_CODE.get(message.code, LoadFailed)(message.message, hint=message.hint)
                 self._loading.set_exception(error)
@@ -373,6 +392,8 @@ class WorkerProcess:
         for future in self._calls.values():
             self._settle(future, _again(reason))
         self._calls.clear()
+        if self._parking is not None and not self._parking.done():
+            self._parking.set_result(False)
         if self._loading is not None and not self._loading.done():
             error = reason if isinstance(reason, LoadFailed) else LoadFailed(reason.message, hint=reason.hint)
             self._loading.set_exception(error)

@@ -45,13 +45,18 @@ def want(name, gib=1.0, *, ttl=60.0, context_length=None, parallel=None, **optio
 
 
 class Rig:
-    def __init__(self, gib=10.0, *, stops_at_once=True, **settings):
+    def __init__(self, gib=10.0, *, stops_at_once=True, parks=False, **settings):
+        """``parks``: its workers can keep a vocabulary."""
+        self.parks = parks
+        self.vocabulary = 0
+        """Bytes that a parked worker keeps."""
         defaults = {
             "max_loaded": 0,
             "memory_limit": "auto",
             "eviction": "fit",
             "prompt_cache": 0,
             "standby": False,
+            "parked": 0,
             "load_timeout": 600.0,
             "queue_timeout": 300.0,
         }
@@ -72,7 +77,8 @@ class Rig:
 
     def probe(self, pids):
         # The margin that the pool leaves to the machine comes on top.
-        return Reading(total=GIB, available=self.ram + 256 * MIB, anonymous={})
+        parked = sum(worker.parked for worker in self.alive()) * self.vocabulary
+        return Reading(total=GIB, available=self.ram + 256 * MIB - parked, anonymous={})
 
     async def start(self):
         await self.pool.start()
@@ -97,7 +103,7 @@ class Rig:
         return next(w for w in reversed(self.workers) if w.name == id and w.request is not None)
 
     def finish(self, worker, gib):
-        worker.finish_load(fake_loaded(worker.request.params, int(gib * GIB) - PROCESS_BYTES))
+        worker.finish_load(fake_loaded(worker.request.params, int(gib * GIB) - PROCESS_BYTES, parks=self.parks))
 
     async def finish_loads(self, gib=1.0):
         for worker in self.loading():

@@ -62,7 +62,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.run(operation)
 
     async def make(self):
-        return await Rig(stops_at_once=False, standby=True, queue_timeout=QUEUE_TIMEOUT).start()
+        rig = Rig(stops_at_once=False, standby=True, parks=True, parked=1, queue_timeout=QUEUE_TIMEOUT)
+        return await rig.start()
 
     def wanted(self, name, **options):
         return want(name, SIZES[name], context_length=self.versions[name], **options)
@@ -328,9 +329,16 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def memory_is_that_of_the_live_instances(self):
-        promised = sum(int(self.size_of(w) * GIB) for w in self.rig.alive() if w.request is not None)
+        holding = [w for w in self.rig.alive() if w.request is not None and not w.parked]
+        promised = sum(int(self.size_of(w) * GIB) for w in holding)
         assert abs(self.rig.pool.memory_used - promised) <= MIB
         assert promised <= self.rig.ram + PROCESS_BYTES
+
+    @invariant()
+    def no_more_workers_are_parked_than_may_be(self):
+        parked = [worker for worker in self.rig.alive() if worker.parked and not worker.ending]
+        assert len(parked) <= 1
+        assert not parked or not self.rig.pool.is_empty
 
     @invariant()
     def no_weights_are_in_memory_twice(self):

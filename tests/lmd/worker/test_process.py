@@ -230,6 +230,28 @@ async def test_a_program_that_is_not_there_fails_the_load():
         await WorkerProcess.spawn(("/nonexistent/python",))
 
 
+async def test_a_parked_worker_loads_the_same_again(spawn):
+    worker = await spawn()
+    assert await worker.park(30)
+    await worker.load(Load("/fake/model", LoadParams()), lambda fraction: None, 30)
+    assert await text_of(worker.generate(say("a b"))) == "ab"
+
+
+async def test_a_worker_that_does_not_park_in_time_says_so(spawn):
+    worker = await spawn("/fake/wont-park")
+    assert not await worker.park(0.05)
+
+
+async def test_a_worker_that_dies_while_it_parks_says_so(spawn):
+    worker = await spawn("/fake/wont-park")
+    parking = asyncio.ensure_future(worker.park(60))
+    await asyncio.sleep(0)
+    os.kill(worker.pid, signal.SIGKILL)
+    assert not await parking
+    await asyncio.shield(worker.gone)
+    assert not await worker.park(60)
+
+
 async def test_stop_lets_a_worker_end_by_itself(spawn):
     worker = await spawn()
     stream = worker.generate(say("forever"))
