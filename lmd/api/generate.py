@@ -216,8 +216,10 @@ class _Leasing:
 
         Awaits nothing: a client that leaves in the moment when its answer ends cancels this task once more.
         """
-        if not self._entering.cancel() and not self._entering.cancelled() and self._entering.exception() is None:
-            self._entering.result().close()
+        entering = self._entering
+        del self._entering  # what it raised has a traceback that holds this, and with it the request
+        if not entering.cancel() and not entering.cancelled() and entering.exception() is None:
+            entering.result().close()
 
 
 class _Reader:
@@ -316,3 +318,6 @@ async def merged(streams: Sequence[Events]) -> Events:
         for task in pumps:
             task.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
+        item = None  # errors have tracebacks, and those have the frames that have the errors
+        while not queue.empty():
+            queue.get_nowait()

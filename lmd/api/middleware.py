@@ -104,36 +104,35 @@ def error_response(error: LmdError, shape: ErrorShape) -> web.Response:
 def errors_in_shape(shape_of: Callable[[str], ErrorShape]) -> Middleware:
     """Every failure as the dialect of its path writes it. ``shape_of`` is given the path."""
 
+    # No variable of this frame may hold what was raised: its traceback holds the frame, with the request and its body.
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        headers: dict[str, str] = {}
         try:
             return await handler(request)
         except LmdError as raised:
-            error = raised
+            return told(request, raised)
         except web.HTTPException as raised:
             if raised.status < 400:
                 raise
-            error = of_http_exception(raised, request.method, request.path)
+            response = told(request, of_http_exception(raised, request.method, request.path))
             if "Allow" in raised.headers:
-                headers["Allow"] = raised.headers["Allow"]
+                response.headers["Allow"] = raised.headers["Allow"]
+            return response
         except RequestPayloadError:
-            error = HttpError(
-                400,
-                "unreadable_body",
-                "The request's body is not encoded as its headers say.",
-                hint="Look at Content-Encoding and Transfer-Encoding.",
-            )
+            said = "The request's body is not encoded as its headers say."
+            hint = "Look at Content-Encoding and Transfer-Encoding."
+            return told(request, HttpError(400, "unreadable_body", said, hint=hint))
         except ConnectionError:
             raise  # the client left
         except Exception:
             logger.exception("%s %s failed", request.method, request.path)
-            error = internal_error()
+            return told(request, internal_error())
+
+    def told(request: web.Request, error: LmdError) -> web.Response:
         record = request.get(RECORD)
         if record is not None:
             record.error = error_code(error)
         response = error_response(error, shape_of(request.path))
-        response.headers.update(headers)
         if http_status(error) in {408, 413, 503}:
             response.force_close()
         return response
@@ -241,7 +240,7 @@ async def add_cors_headers(request: web.Request, response: web.StreamResponse) -
 
 
 async def json_body(request: web.Request) -> bytes:
-    """The body of a JSON request, unparsed. HttpError 415 where it says it is something else."""
+    """The body of a JSON request, unparsed, once. HttpError 415 where it says it is something else."""
     if request.content_type != "application/json":
         raise HttpError(
             415,
@@ -260,3 +259,6 @@ async def json_body(request: web.Request) -> bytes:
             f"The request's body did not come within {seconds:g} seconds.",
             hint="[limits] receive_timeout says how long it may take.",
         ) from None
+    finally:
+        # aiohttp keeps it with the request, and that as long as the answer takes, or the connection waits for the next.
+        request._read_bytes = None

@@ -57,9 +57,10 @@ class EventStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.gather(self._ticker, return_exceptions=True)
+        if (ticker := self._ticker) is not None:
+            self._ticker = None  # its end's traceback holds this stream, and so the request
+            ticker.cancel()
+            await asyncio.gather(ticker, return_exceptions=True)
         if raised is None and self.started:
             await self.end()
 

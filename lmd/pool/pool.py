@@ -323,6 +323,7 @@ class Pool:
             if waiter in waiter.instance.waiters:
                 waiter.instance.waiters.remove(waiter)
             self._release(waiter.instance)
+            del waiter  # it has the error, whose traceback has this frame and those of the request
             raise
         return waiter.instance
 

@@ -108,15 +108,19 @@ class Mailbox(AsyncIterator[Output | Prefilled | Finished]):
                 if self._waiter is waiter:
                     self._waiter = None
         if self._error is not None:
-            error, self._error, self._finished = self._error, None, None
-            if not self._ended:  # what went wrong was on our side
-                self._ended = True
-                self._on_close(self.id)
-            raise error
+            raise self._take_error(self._error)
         if self._finished is not None:
             finished, self._finished = self._finished, None
             return finished
         raise StopAsyncIteration
+
+    def _take_error(self, error: Exception) -> Exception:
+        """``error``, once. No frame that it is raised through holds it: in a cycle, it would hold the whole request."""
+        self._error = self._finished = None
+        if not self._ended:  # what went wrong was on our side
+            self._ended = True
+            self._on_close(self.id)
+        return error
 
     def _take_output(self) -> Output:
         first, self._output = self._output, None

@@ -312,6 +312,8 @@ class WorkerProcess:
         except asyncio.CancelledError:
             self._cancel(id)
             raise
+        finally:
+            del future  # it has the error, whose traceback has this frame and those of the request
 
     def _cancel(self, id: int) -> None:
         # The closed mailbox stays until the worker says that the sequence ended, and takes what still comes.

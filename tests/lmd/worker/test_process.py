@@ -1,9 +1,12 @@
 import asyncio
+import gc
 import logging
 import os
 import signal
 import struct
 import sys
+import weakref
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -127,6 +130,29 @@ async def test_errors_cross_the_boundary_as_themselves(spawn):
     with pytest.raises(InvalidRequest) as no_tokens:
         await worker.tokenize([PromptText("bad")])
     assert no_tokens.value.param == "prompt"
+
+
+async def test_what_asked_and_was_refused_leaves_memory_without_the_collector(spawn):
+    class Asked:
+        pass
+
+    async def ask(worker, asked):
+        with suppress(InvalidRequest):
+            await worker.tokenize([PromptText("bad")])
+        with suppress(InvalidRequest):
+            await text_of(worker.generate(say("fail invalid_request")))
+
+    worker = await spawn()
+    gc.collect()
+    gc.disable()
+    try:
+        asked = Asked()
+        seen = weakref.ref(asked)
+        await ask(worker, asked)
+        del asked
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
