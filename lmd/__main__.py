@@ -93,7 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(said: argparse.Namespace) -> int:
     import asyncio
 
-    from lmd.daemon import Daemon
+    from lmd.library import tls
+
+    with tls.none_read():
+        from lmd.daemon import Daemon
 
     async def run() -> int:
         return await Daemon(said.config, overrides(said)).run()

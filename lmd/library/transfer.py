@@ -22,6 +22,7 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 
 from lmd.errors import DiskFull, HubError, LmdError, Overloaded
+from lmd.library import tls
 from lmd.library.hub import Passing, refusal, retry_after
 
 log = logging.getLogger(__name__)
@@ -133,7 +134,10 @@ class Transfer:
             await whole(asyncio.to_thread(self._open))
             await self._rehash()
             async with aiohttp.ClientSession(
-                trust_env=True, auto_decompress=False, headers={"User-Agent": "lmd", "Accept-Encoding": "identity"}
+                connector=aiohttp.TCPConnector(ssl=await asyncio.to_thread(tls.verifying)),
+                trust_env=True,
+                auto_decompress=False,
+                headers={"User-Agent": "lmd", "Accept-Encoding": "identity"},
             ) as session:
                 await self._fetch(session)
         except OSError as exc:
