@@ -19,6 +19,12 @@ TINY = Path(__file__).parents[2] / "models" / "tiny-chat.gguf"
 Build = Callable[..., bytes]
 
 
+@pytest.fixture(autouse=True, params=[0, 2**60], ids=["with numpy", "singly"])
+def few_strings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strings are stepped over in two ways, which must not differ."""
+    monkeypatch.setattr(gguf, "_FEW_STRINGS", request.param)
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[bytes], Path]:
     def write_file(data: bytes) -> Path:
