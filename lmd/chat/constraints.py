@@ -8,8 +8,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llguidance.gbnf_to_lark import any_to_lark
-
 from lmd.chat.formats import Format
 from lmd.chat.grammar import CallGrammar, json_rule, literal, object_schema, until
 from lmd.chat.schema import check_grammar, check_schema
@@ -192,6 +190,8 @@ def _answer(wanted: ResponseFormat) -> str:
 
 def _grammar_answer(source: str) -> str:
     """A client's grammar as rules of ours: its start rule becomes ours to name."""
+    from llguidance.gbnf_to_lark import any_to_lark
+
     try:
         lark = any_to_lark(source)
     except Exception as exc:

@@ -1,4 +1,7 @@
-"""Tell before anything is generated what of a JSON schema or grammar cannot be enforced, and where it stands."""
+"""Tell before anything is generated what of a JSON schema or grammar cannot be enforced, and where it stands.
+
+llguidance is imported where it is asked: most daemons are never sent a schema.
+"""
 
 import json
 import re
@@ -6,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 from typing import Any
-
-from llguidance import LLMatcher
 
 from lmd.chat.grammar import JSON_STYLE, as_text
 from lmd.errors import InvalidRequest, Unsupported
@@ -57,16 +58,22 @@ def check_grammar(lark: str, param: str) -> None:
 
 @lru_cache(maxsize=512)
 def _problem(schema: str) -> str:
+    from llguidance import LLMatcher
+
     grammar = LLMatcher.grammar_from_json_schema(schema, overrides=JSON_STYLE)
     return _first_error(grammar).split("\n  while processing ")[0]
 
 
 @lru_cache(maxsize=512)
 def _lark_problem(lark: str) -> str:
+    from llguidance import LLMatcher
+
     return _first_error(LLMatcher.grammar_from_lark(lark))
 
 
 def _first_error(grammar: str) -> str:
+    from llguidance import LLMatcher
+
     failed, messages = LLMatcher.validate_grammar_with_warnings(grammar)
     return str(messages[0]).strip() if failed and messages else ""
 

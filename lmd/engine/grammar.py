@@ -1,24 +1,27 @@
 """Constrained decoding with llguidance: which tokens may come next, and which must.
 
 One `Grammars` per model. Its tokenizer takes about a second for a vocabulary of 150,000 tokens, a large schema
-hundreds of milliseconds, so both are made on a thread of their own while other sequences are computed.
+hundreds of milliseconds, so both are made on a thread of their own while other sequences are computed. llguidance is
+imported there too: 2 MiB and some tens of milliseconds that a worker without constraints saves, at its cold load.
 """
+
+from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from llguidance import LLMatcher, LLTokenizer
-from llguidance.gbnf_to_lark import any_to_lark
-from llguidance.llamacpp import lltokenizer_from_vocab
 
 from lmd.engine.context import Logits
 from lmd.engine.marked import resolve_markers
 from lmd.engine.vocabulary import Vocab
 from lmd.errors import InvalidRequest, LmdError
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
 
 #: One fixed style, the one that models have seen most (Python's json.dumps). Where blanks are free, small models
 #: fall into endless ones, and nothing is forced.
@@ -142,6 +145,10 @@ class Grammars:
         return self._thread.submit(work)
 
     def _compile(self, source: GrammarSource) -> Guide:
+        from llguidance import LLMatcher
+        from llguidance.gbnf_to_lark import any_to_lark
+        from llguidance.llamacpp import lltokenizer_from_vocab
+
         if self._tokenizer is None:
             self._tokenizer = lltokenizer_from_vocab(self._vocab.pointer, eos_token=list(self._vocab.eog_tokens))
         try:

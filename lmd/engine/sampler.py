@@ -1,6 +1,6 @@
 """One sequence's sampler: argmax, a plain draw, or a chain of llama.cpp's samplers where more is asked for."""
 
-import secrets
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,7 +20,7 @@ DRY_BREAKERS = ("\n", ":", '"', "*")
 def seed_of(params: SamplingParams) -> int:
     """The 32-bit seed that ``params`` mean. llama.cpp takes 2**32 - 1 as "random", so it is never returned."""
     if params.seed is None or params.seed < 0:
-        return secrets.randbelow(2**32 - 1)
+        return int.from_bytes(os.urandom(8), "little") % (2**32 - 1)  # `secrets` would bring all of OpenSSL
     return params.seed % (2**32 - 1)
 
 

@@ -82,6 +82,13 @@ def test_help_imports_nothing_heavy() -> None:
     assert answer.stdout.strip() == "False"
 
 
+def test_a_daemon_begins_without_what_few_need() -> None:
+    heavy = {"numpy", "llguidance", "huggingface_hub"}  # each megabytes, in memory for good
+    probe = f"import sys, lmd.daemon, lmd.chat.dialogue; print({heavy} & sys.modules.keys())"
+    answer = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "set()"
+
+
 def write(directory: Path, settings: str = "", preset: str = 'model = "tiny"\n') -> Path:
     presets = directory / "presets"
     presets.mkdir()
