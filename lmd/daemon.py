@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import math
 import os
@@ -47,6 +48,9 @@ _CLOSING_SECONDS = 2.0
 """What connections get to take their last bytes once everything behind them has ended."""
 _EXTENSION_SECONDS = 60.0
 """By how much the service manager is asked to wait longer, each time there is a reason to."""
+_M_MMAP_THRESHOLD = -3
+"""Of malloc.h."""
+_LARGE_BLOCK_BYTES = 128 * 1024
 _LAST_CALL_SECONDS = 0.2
 """What a connection that was accepted just before an idle daemon leaves gets to say what it wants."""
 
@@ -65,6 +69,17 @@ class _Listening:
             one.close()
         if self.own_control is not None:
             self.own_control.close()
+
+
+def give_back_large_blocks() -> None:
+    """Have the C library give freed blocks of 128 KiB and more back to the system for good, where it is glibc.
+
+    Of itself it keeps blocks as large as the largest that was ever freed, up to 32 MiB, on its heap: after some bodies
+    of megabytes that was 25 MiB of holes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 
 
 class Daemon:
@@ -108,6 +123,7 @@ class Daemon:
         """Serve until a signal says stop. Returns the exit code. LmdError when it cannot start."""
         settings = self._config.snapshot.settings
         log.setup(settings.log.level, settings.log.format)
+        give_back_large_blocks()
         self._tell_problems()
         listening = _listen(settings)
         tasks: list[asyncio.Task[None]] = []

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import socket
 import stat
@@ -206,3 +207,34 @@ def test_the_service_manager_is_told_everything(start_daemon: Any, manager: sock
     daemon.process.send_signal(signal.SIGTERM)
     assert "STATUS=draining" in until(manager, "STOPPING=1")
     assert daemon.wait() == 0
+
+
+BLOCKS = """
+import ctypes
+from lmd.daemon import give_back_large_blocks
+
+class Malloc(ctypes.Structure):  # mallinfo2(3)
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd".split() + list("abcde")]
+
+mallinfo2 = ctypes.CDLL(None).mallinfo2
+mallinfo2.restype = Malloc
+if ARM:
+    give_back_large_blocks()
+body = bytes(4 << 20)
+del body
+before = mallinfo2().hblks
+body = bytes(2 << 20)
+print(mallinfo2().hblks - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps them")
+def test_what_large_bodies_took_goes_back_to_the_system() -> None:
+    """A block that is mapped by itself is unmapped when it is freed; glibc takes it from its heap by default."""
+    apart = [
+        subprocess.run(
+            [sys.executable, "-c", BLOCKS.replace("ARM", str(arm))], capture_output=True, text=True, check=True
+        ).stdout
+        for arm in (False, True)
+    ]
+    assert apart == ["0\n", "1\n"]
