@@ -12,6 +12,7 @@ from typing import Protocol
 
 from lmd.engine.batch import Batch
 from lmd.engine.context import Context, NoCells
+from lmd.engine.drafting import Drafting
 from lmd.engine.drawers import Drawers
 from lmd.engine.llama import Model
 from lmd.engine.rate import Rate
@@ -19,7 +20,6 @@ from lmd.engine.sampler import logprob, unpredicted
 from lmd.engine.scheduler import Need, Share, plan, prompt_slice
 from lmd.engine.sequence import Sequence, SequenceSpec
 from lmd.engine.slots import PrefixStore, Slots, common_prefix
-from lmd.engine.speculative import Drafter, StepCost, Wish
 from lmd.errors import ContextLengthExceeded, InvalidRequest, LmdError
 from lmd.generation import FinishReason, TokenLogprob, Usage
 
@@ -61,12 +61,11 @@ class Engine:
         store = PrefixStore(prompt_cache) if prompt_cache else None
         self.slots = Slots(context, context.n_seq_max, partial=self._partial, store=store)
         self._n_outputs_max = n_outputs_max
-        self._step_cost = StepCost()
-        self._draft_seconds = 0.0
         self._context = context
         self._batch = Batch(n_batch)
         self._sink = sink
         self._clock = clock
+        self._drafting = Drafting(clock)
         self._drawers = Drawers(context)
         self._queue: deque[Sequence] = deque()
         self._running: list[Sequence] = []
@@ -147,6 +146,7 @@ class Engine:
         if not shares:
             return
         entries, outputs = self._fill(shares)
+        only_decoding = all(sequence.decoding for sequence, _ in shares)
         started = self._clock()
         try:
             self._context.decode(self._batch)
@@ -165,6 +165,8 @@ class Engine:
         self._drawers.draw(outputs)
         for sequence, index in outputs:
             self._sample(sequence, index)
+        if only_decoding:
+            self._drafting.cost.add(self._batch.n, self._clock() - started)
 
     def _admit(self) -> None:
         """Queued sequences get slots, in order, while there are sequences and cells for them."""
@@ -209,37 +211,9 @@ class Engine:
         return False
 
     def _draft(self) -> None:
-        """Ask the drafters what may follow in the sequences that have one new token to compute."""
-        # Rows of logits: those that nobody needs to be told of a prompt.
-        telling = any(sequence.telling for sequence in self._running)
-        room = 0 if telling else self._n_outputs_max - len(self._running)
-        wishes: dict[Drafter, list[Wish]] = {}
-        by_id: dict[int, Sequence] = {}
-        for sequence in self._running:
-            if sequence.drafter is None or not sequence.decoding or sequence.pending != 1 or not self._partial:
-                continue
-            limit = sequence.speculation.limit(
-                self._step_cost,
-                len(self._running) - 1,
-                self._draft_seconds / self._step_cost.of(1) if sequence.drafter.costs else 0.0,
-                int(min(sequence.room - 1, room)),
-            )
-            if limit > 0:
-                wishes.setdefault(sequence.drafter, []).append(Wish(sequence.id, sequence.tokens, limit))
-                by_id[sequence.id] = sequence
-                room -= limit
-        for drafter, asked in wishes.items():
-            started = self._clock()
-            guesses = drafter.draft(asked)
-            n = max((len(guess) for guess in guesses.values()), default=0)
-            if n and drafter.costs:
-                self._draft_seconds += 0.2 * ((self._clock() - started) / n - self._draft_seconds)
-            for id, guess in guesses.items():
-                sequence = by_id[id]
-                guide = sequence.spec.guide
-                kept = guide.check(guess) if guide is not None else len(guess)
-                sequence.draft = guess[:kept]
-                sequence.speculation.ignored_early(len(guess) - kept)
+        """Guess ahead, where rows of logits are left over: not while a prompt's tokens are told."""
+        if self._partial and not any(sequence.telling for sequence in self._running):
+            self._drafting.draft(self._running, self._n_outputs_max - len(self._running))
 
     def _plan(self) -> list[Share]:
         limits = self._limits()
@@ -315,6 +289,8 @@ class Engine:
 
     def _give_way(self) -> None:
         """llama.cpp found no cells although our count has them (some memories fragment): free some, or suspend."""
+        for sequence in self._running:
+            sequence.drop_draft(0)
         used = self.slots.n_used
         self.slots.evict(self._context.n_cells)
         if self.slots.n_used < used:
@@ -371,7 +347,7 @@ class Engine:
         if draft:
             assert sequence.slot is not None
             self.slots.truncate(sequence.slot, before + kept)
-            sequence.verified(kept)
+        sequence.judge(before, kept)
         guide = spec.guide
         if guide is not None and guide.error:
             self._fail(sequence, InvalidRequest(f"The grammar cannot be followed any further: {guide.error}"))
@@ -433,15 +409,13 @@ class Engine:
         sequence.close()
 
     def _measure(self, shares: list[tuple[Sequence, list[int]]], seconds: float) -> None:
-        """Keep the rates; learn what a step costs, and a prompt token from steps that are mostly prompt."""
+        """Keep the rates; learn what a prompt token costs from steps that are mostly prompt."""
         prompt = sum(len(tokens) for sequence, tokens in shares if not sequence.decoding)
         decoded = sum(len(tokens) for sequence, tokens in shares if sequence.decoding)
         if decoded:
             self.decode_rate.add(decoded, seconds)
         if prompt:
             self.prompt_rate.add(prompt, seconds)
-        else:
-            self._step_cost.add(decoded, seconds)
         if prompt >= 32 and prompt >= 4 * decoded:
             cost = seconds / prompt
             known = self._prompt_token_seconds

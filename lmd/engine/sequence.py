@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from lmd.engine.detokenizer import Detokenizer, StopStrings
 from lmd.engine.grammar import Guide
+from lmd.engine.payoff import Speculation
 from lmd.engine.sampler import Sampler
 from lmd.engine.slots import Slot
-from lmd.engine.speculative import Drafter, Speculation
+from lmd.engine.speculative import NONE, Drafter, Guess
 from lmd.engine.vocabulary import Vocab
 from lmd.generation import ContextOverflow, FinishReason, SamplingParams, Usage
 
@@ -83,8 +84,10 @@ class Sequence:
         self._detokenizer = Detokenizer()
         self.stops = StopStrings(spec.params.stop or ())
         self.drafter = spec.drafter
+        self.guess: Guess = NONE
+        """What may follow ``tokens``."""
         self.draft: list[int] = []
-        """Guessed tokens that follow ``tokens``, to be verified in the next step."""
+        """The beginning of ``guess`` that the next step is to verify."""
         self.speculation = Speculation()
         self.drawn: int | None = None
         """The next token, where it was drawn ahead of the others' in this step."""
@@ -155,10 +158,12 @@ class Sequence:
         self.speculation.ignored_early(len(self.draft) - keep)
         del self.draft[keep:]
 
-    def verified(self, kept: int) -> None:
-        """The step judged the draft: its first ``kept`` tokens were right."""
+    def judge(self, start: int, kept: int) -> None:
+        """The step brought the tokens from ``start`` on: the first ``kept`` of the draft were right."""
         self.speculation.verified(len(self.draft), kept, ended=self.finished is not None)
-        self.draft = []
+        if self.guess.tokens:
+            self.speculation.learn(self.guess, self.tokens[start:])
+        self.guess, self.draft = NONE, []
 
     def rest(self) -> str:
         """The text that was held back, once the sequence has ended."""

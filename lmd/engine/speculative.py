@@ -22,6 +22,14 @@ MAX_DRAFT = 16
 MIN_CONFIDENCE = 0.4
 """A draft model stops guessing below this probability of its own guess."""
 
+LOOSE = 0
+"""The level of a guess after a token that has not been seen there, by the token before it alone."""
+MODEL = 4
+"""The level of a draft model's first guess."""
+TOP = 6
+"""The highest level."""
+_ANY = -1
+
 
 class Wish(NamedTuple):
     """Draft up to ``limit`` tokens that may follow ``tokens`` of sequence ``key``."""
@@ -31,13 +39,24 @@ class Wish(NamedTuple):
     limit: int
 
 
+class Guess(NamedTuple):
+    """``tokens`` that may follow. ``level``: how good a reason there is for the first of them, `LOOSE` to `TOP`; each
+    one that turns out right is a reason more for the next."""
+
+    tokens: list[int]
+    level: int
+
+
+NONE = Guess([], LOOSE)
+
+
 class Drafter(Protocol):
-    """Guesses for several sequences at once; one that has no good guess gets []."""
+    """Guesses for several sequences at once; one that has no good guess gets an empty one."""
 
     costs: bool
-    """Guessing takes time worth counting."""
+    """Guessing takes time worth counting: ask for no more than will be verified."""
 
-    def draft(self, wishes: Seq[Wish]) -> dict[int, list[int]]: ...
+    def draft(self, wishes: Seq[Wish]) -> dict[int, Guess]: ...
 
     def forget(self, key: int) -> None:
         """Sequence ``key`` has ended."""
@@ -46,40 +65,59 @@ class Drafter(Protocol):
 class PromptLookup:
     """Guesses that what followed these tokens the last time follows again: no second model.
 
-    Looks for the longest of the last ``longest``…``shortest`` tokens earlier in the sequence. An index of n-grams
-    grows with the sequence, so that a step costs the new tokens only.
+    Looks for the longest of the last four tokens to one earlier in the sequence; the guess's level is the number of
+    tokens that agree there. After a token that is new, it looks for the token before that: in counts, tables and lists
+    of records new values stand between tokens that repeat. An index grows with the sequence, so that a step costs the
+    new tokens only.
     """
 
     costs = False
+    _SIZES = (4, 3, 2, 1)
 
-    def __init__(self, longest: int = 4, shortest: int = 2) -> None:
-        self._sizes = range(longest, shortest - 1, -1)
+    def __init__(self) -> None:
         self._seen: dict[int, int] = {}
         self._index: dict[int, dict[tuple[int, ...], int]] = {}
 
-    def draft(self, wishes: Seq[Wish]) -> dict[int, list[int]]:
+    def draft(self, wishes: Seq[Wish]) -> dict[int, Guess]:
         return {wish.key: self._guess(wish) for wish in wishes}
 
     def forget(self, key: int) -> None:
         self._seen.pop(key, None)
         self._index.pop(key, None)
 
-    def _guess(self, wish: Wish) -> list[int]:
-        tokens, n = wish.tokens, len(wish.tokens)
-        index = self._index.setdefault(wish.key, {})
-        # Every n-gram that ends before the last token, with the place of what followed it.
-        for end in range(max(1, self._seen.get(wish.key, 1)), n):
-            for size in self._sizes:
+    def _guess(self, wish: Wish) -> Guess:
+        tokens, n, limit = wish.tokens, len(wish.tokens), wish.limit
+        at, level = self._find(self._grown(wish.key, tokens), tokens)
+        if not at:
+            return NONE
+        guess = tokens[at : at + limit]
+        while len(guess) < limit:  # a repetition that reaches the end goes round
+            guess += tokens[at : at + limit - len(guess)]
+        while LOOSE < level < min(TOP, at) and tokens[at - 1 - level] == tokens[n - 1 - level]:
+            level += 1
+        return Guess(guess, level)
+
+    def _grown(self, key: int, tokens: list[int]) -> dict[tuple[int, ...], int]:
+        """The index with every n-gram that ends before the last token, and the place of what followed it."""
+        if self._seen.get(key, 0) > len(tokens):  # the context was full, and half of it was cut out
+            self.forget(key)
+        index = self._index.setdefault(key, {})
+        for end in range(max(1, self._seen.get(key, 1)), len(tokens)):
+            for size in self._SIZES:
                 if end >= size:
                     index[tuple(tokens[end - size : end])] = end
-        self._seen[wish.key] = n
-        for size in self._sizes:
+            if end >= 2:
+                index[tokens[end - 2], _ANY] = end
+        self._seen[key] = len(tokens)
+        return index
+
+    def _find(self, index: dict[tuple[int, ...], int], tokens: list[int]) -> tuple[int, int]:
+        """The place of what followed the last time, and how many tokens agree at least; (0, 0): nowhere."""
+        n = len(tokens)
+        for size in self._SIZES:
             if n >= size and (at := index.get(tuple(tokens[n - size :]))) is not None:
-                guess = tokens[at : at + wish.limit]
-                while guess and len(guess) < wish.limit:  # a repetition that reaches the end goes round
-                    guess += tokens[at : at + wish.limit - len(guess)]
-                return guess
-        return []
+                return at, size
+        return (index.get((tokens[-2], _ANY), 0) if n >= 2 else 0), LOOSE
 
 
 class DraftModel:
@@ -93,7 +131,7 @@ class DraftModel:
         self._slots = Slots(context, context.n_seq_max, partial=not (model.is_recurrent or model.is_hybrid))
         self._owned: dict[int, Slot] = {}
 
-    def draft(self, wishes: Seq[Wish]) -> dict[int, list[int]]:
+    def draft(self, wishes: Seq[Wish]) -> dict[int, Guess]:
         guesses: dict[int, list[int]] = {wish.key: [] for wish in wishes}
         open_ = {wish.key: wish for wish in wishes if wish.limit > 0 and self._catch_up(wish)}
         while open_:
@@ -113,7 +151,7 @@ class DraftModel:
                 guesses[key].append(token)
                 if len(guesses[key]) >= open_[key].limit:
                     del open_[key]
-        return guesses
+        return {key: Guess(tokens, MODEL) for key, tokens in guesses.items()}
 
     def forget(self, key: int) -> None:
         slot = self._owned.pop(key, None)
@@ -182,84 +220,3 @@ def check_vocabularies(target: Model, draft: Model) -> None:
             hint="Choose a draft model of the same family.",
             param="draft_model",
         )
-
-
-class StepCost:
-    """What a step costs by its number of tokens: seconds ≈ base + per_token × n.
-
-    An exponentially weighted least-squares line, so that it follows the machine's load.
-    """
-
-    def __init__(self, memory: float = 0.98) -> None:
-        self._memory = memory
-        self._n = self._x = self._y = self._xx = self._xy = 0.0
-
-    def add(self, n_tokens: int, seconds: float) -> None:
-        k = self._memory
-        self._n = self._n * k + 1
-        self._x = self._x * k + n_tokens
-        self._y = self._y * k + seconds
-        self._xx = self._xx * k + n_tokens * n_tokens
-        self._xy = self._xy * k + n_tokens * seconds
-
-    def of(self, n_tokens: int) -> float:
-        """Expected seconds; 1 + 0.25 a token in arbitrary units while nothing is known."""
-        spread = self._n * self._xx - self._x * self._x
-        if self._n < 4 or spread < 1e-6 * max(1.0, self._xx):
-            return 1 + 0.25 * n_tokens
-        slope = max(0.0, (self._n * self._xy - self._x * self._y) / spread)
-        base = max(0.0, (self._y - slope * self._x) / self._n)
-        return base + slope * n_tokens
-
-
-def draft_length(acceptance: float, cost: StepCost, n_others: int, draft_share: float, limit: int) -> int:
-    """How many tokens to draft so that tokens per second are highest; 0: drafting does not pay.
-
-    ``acceptance``: the chance that a drafted token is kept. ``n_others``: tokens of other sequences in the step.
-    ``draft_share``: what drafting one token costs, as a part of a step of one token.
-    """
-    p = min(max(acceptance, 0.0), 0.995)
-    single = cost.of(n_others + 1)
-    best, best_rate = 0, 1.0
-    expected = 1.0
-    for k in range(1, limit + 1):
-        expected += p**k
-        rate = expected * single / (cost.of(n_others + 1 + k) + k * draft_share * single)
-        if rate > best_rate * 1.02:
-            best, best_rate = k, rate
-    return best
-
-
-class Speculation:
-    """One sequence's luck with drafts: how long the next should be, and the counts that usage tells."""
-
-    PROBE_EVERY = 48
-    """Tokens after which a sequence whose drafts did not pay tries a short one again."""
-
-    def __init__(self) -> None:
-        self.drafted = self.accepted = self.ignored = 0
-        self._acceptance = 0.7
-        self._idle = 0
-
-    def limit(self, cost: StepCost, n_others: int, draft_share: float, most: int) -> int:
-        n = draft_length(self._acceptance, cost, n_others, draft_share, min(most, MAX_DRAFT))
-        if n == 0:
-            self._idle += 1
-            if self._idle >= self.PROBE_EVERY:
-                self._idle = 0
-                return min(most, 2)
-        return n
-
-    def verified(self, drafted: int, accepted: int, *, ended: bool) -> None:
-        """``accepted`` of ``drafted`` were right. Where the sequence ``ended`` there, the others were never judged."""
-        self.drafted += drafted
-        self.accepted += accepted
-        if ended:
-            self.ignored += drafted - accepted
-        for i in range(min(drafted, accepted if ended else accepted + 1)):
-            self._acceptance += 0.1 * ((1.0 if i < accepted else 0.0) - self._acceptance)
-
-    def ignored_early(self, n: int) -> None:
-        """``n`` drafted tokens were thrown away before they were verified."""
-        self.drafted += max(0, n)
-        self.ignored += max(0, n)

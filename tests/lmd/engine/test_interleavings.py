@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lmd.engine.speculative import Speculation
+from lmd.engine.payoff import Speculation
 from lmd.generation import FinishReason
 from tests.lmd.engine.driver import TINY, Driver, chat
 
@@ -93,7 +93,7 @@ def alone(make: Callable[..., Driver]) -> Callable[[Request], Any]:
 @pytest.fixture
 def crowded(make: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch) -> Driver:
     """Few cells, small batches, a store in RAM, and a draft model that drafts whether it pays or not."""
-    monkeypatch.setattr(Speculation, "limit", lambda self, cost, n_others, draft_share, most: min(most, 5))
+    monkeypatch.setattr(Speculation, "length", lambda self, level, most, *rest: min(most, 5))
     draft = str(TINY.with_name("tiny-draft.gguf"))
     return make(context_length=512, parallel=4, kv_cells=768, batch=64, draft_path=draft, prompt_cache=2**22)
 

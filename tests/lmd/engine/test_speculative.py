@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from lmd.engine.instance import EngineInstance
 from lmd.engine.llama import Backend, Model
-from lmd.engine.speculative import PromptLookup, Speculation, StepCost, Wish, check_vocabularies, draft_length
+from lmd.engine.payoff import Speculation
+from lmd.engine.speculative import LOOSE, TOP, PromptLookup, Wish, check_vocabularies
 from lmd.errors import InvalidRequest
 from lmd.loading import LoadParams
 from lmd.worker.messages import Constraint
@@ -26,7 +27,7 @@ QUESTIONS = ["Count to 40.", "Tell me a story about Emma in Rome.", REPEAT, "Wha
 @pytest.fixture
 def drafting(make: Make, monkeypatch: Any) -> Driver:
     """An engine with the draft model, which drafts whether it pays or not."""
-    monkeypatch.setattr(Speculation, "limit", lambda self, cost, n_others, draft_share, most: min(most, 6))
+    monkeypatch.setattr(Speculation, "length", lambda self, level, most, *rest: min(most, 6))
     return make(draft_path=str(DRAFT), parallel=4)
 
 
@@ -73,7 +74,7 @@ def test_counts_are_true(drafting: Driver) -> None:
 
 
 def test_what_repeats_takes_fewer_steps(make: Make, monkeypatch: Any) -> None:
-    monkeypatch.setattr(Speculation, "limit", lambda self, cost, n_others, draft_share, most: min(most, 8))
+    monkeypatch.setattr(Speculation, "length", lambda self, level, most, *rest: min(most, 8))
     driver = make(draft_model="prompt-lookup")
     prompt = chat("Say: apple river stone cloud forest") + "apple river stone cloud forest apple river stone"
 
@@ -140,12 +141,14 @@ def test_an_instance_frees_its_draft_model(backend: Backend) -> None:
     EngineInstance(backend, str(TINY), LoadParams(context_length=64), Recorder(), draft_path=str(DRAFT)).close()
 
 
-def naive_guess(tokens: list[int], limit: int) -> list[int] | None:
-    for size in (4, 3, 2):
-        for end in range(len(tokens) - 1, size - 1, -1):
-            if tokens[end - size : end] == tokens[-size:] and len(tokens) >= size:
-                return tokens[end : end + limit]
-    return None
+def naive_guess(tokens: list[int]) -> tuple[int, int]:
+    """Where what follows stood the last time, and the guess's level; (0, 0): nowhere."""
+    n = len(tokens)
+    for size in (4, 3, 2, 1):
+        for end in range(n - 1, size - 1, -1):
+            if n >= size and tokens[end - size : end] == tokens[-size:]:
+                return end, next(m for m in range(TOP, 0, -1) if m <= end and tokens[end - m : end] == tokens[-m:])
+    return next((end for end in range(n - 1, 1, -1) if tokens[end - 2] == tokens[-2]), 0), LOOSE
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 8), st.integers(1, 5))
@@ -153,34 +156,38 @@ def test_lookup_finds_the_last_place_where_the_same_tokens_stood(tokens: list[in
     lookup = PromptLookup()
     for n in range(1, len(tokens) + 1, stride):
         guess = lookup.draft([Wish(7, tokens[:n], limit)])[7]
-        expected = naive_guess(tokens[:n], limit)
-        if expected is None:
-            assert guess == []
+        at, level = naive_guess(tokens[:n])
+        if not at:
+            assert guess.tokens == []
         else:
-            assert guess[: len(expected)] == expected
-            assert len(guess) <= limit
+            followed = tokens[at:n]
+            assert guess.tokens == (followed * limit)[:limit]
+            assert guess.level == level
     lookup.forget(7)
-    assert lookup.draft([Wish(7, [1], 4)]) == {7: []}
+    assert lookup.draft([Wish(7, [1], 4)])[7].tokens == []
 
 
-def test_drafts_are_long_where_extra_tokens_are_free_and_none_where_they_never_hit() -> None:
-    cheap, dear = StepCost(), StepCost()
-    for n in (1, 2, 4, 8, 16) * 4:
-        cheap.add(n, 0.030 + 0.0001 * n)
-        dear.add(n, 0.030 * n)
-    assert draft_length(0.9, cheap, 0, 0.0, 16) >= 8
-    assert draft_length(0.1, cheap, 0, 0.3, 16) == 0
-    assert draft_length(0.5, dear, 0, 0.0, 16) == 0
+def test_lookup_guesses_what_stands_after_a_new_value() -> None:
+    tokens = [10, 1, 11, 10, 2, 11, 10, 3]
+    assert PromptLookup().draft([Wish(1, tokens, 2)])[1] == ([11, 10], LOOSE)
 
 
-def test_a_sequence_whose_drafts_fail_stops_drafting_and_tries_again_later() -> None:
-    cost = StepCost()
-    for n in (1, 2, 4, 8) * 4:
-        cost.add(n, 0.030 + 0.005 * n)
-    speculation = Speculation()
-    assert speculation.limit(cost, 0, 0.0, 16) > 0
-    for _ in range(60):
-        speculation.verified(4, 0, ended=False)
-    limits = [speculation.limit(cost, 0, 0.0, 16) for _ in range(Speculation.PROBE_EVERY)]
-    assert set(limits[:-1]) == {0}
-    assert limits[-1] > 0
+def test_lookup_starts_anew_when_half_of_the_context_is_cut_out() -> None:
+    lookup = PromptLookup()
+    lookup.draft([Wish(1, [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2], 2)])
+    assert lookup.draft([Wish(1, [8, 9, 1, 8, 9], 1)])[1].tokens == [1]
+
+
+def test_guesses_that_are_not_verified_are_judged_too_and_not_counted(make: Make, monkeypatch: Any) -> None:
+    seen: list[tuple[int, list[float]]] = []
+
+    def length(self: Speculation, level: int, *rest: Any) -> int:
+        seen.append((level, list(self._right)))
+        return 0
+
+    monkeypatch.setattr(Speculation, "length", length)
+    driver = make(draft_model="prompt-lookup")
+    usage = driver.ask(chat("Count to 40.")).usage
+    assert (usage.drafted_tokens, usage.accepted_tokens, usage.ignored_draft_tokens) == (0, 0, 0)
+    first, last = seen[0][1], seen[-1][1]
+    assert last[LOOSE] > 0.8 > first[LOOSE]  # a comma after each number
