@@ -132,7 +132,7 @@ def start_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartDaem
                 daemon.process.send_signal(signal.SIGTERM)
         for daemon in started:
             try:
-                daemon.wait()
+                daemon.wait(60)  # all of them end at once
             except subprocess.TimeoutExpired:
                 daemon.process.kill()
                 daemon.process.wait()
