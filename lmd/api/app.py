@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from socket import SO_PEERCRED, SOL_SOCKET
 from typing import TYPE_CHECKING, NamedTuple
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Middleware
 
 from lmd.api import chats, control, downloads, health, library, metrics, native, openapi, tokens
@@ -107,10 +107,22 @@ def control_app(services: Services) -> web.Application:
 def _app(services: Services, middlewares: Sequence[Middleware], routes: Sequence[web.RouteDef]) -> web.Application:
     app = web.Application(middlewares=middlewares, client_max_size=services.config.snapshot.settings.server.max_body)
     app[SERVICES] = services
-    app.add_routes(routes)
+    app.add_routes([_expecting(route) for route in routes])
     app.on_response_prepare.append(add_common_headers)
     app.on_response_prepare.append(add_cors_headers)
     return app
+
+
+def _expecting(route: web.RouteDef) -> web.RouteDef:
+    return web.RouteDef(route.method, route.path, route.handler, route.kwargs | {"expect_handler": _expected})
+
+
+async def _expected(request: web.Request) -> None:
+    """Let a client that waits for that send its body. Any other expectation may be ignored (RFC 9110, 10.1.1), and is:
+    aiohttp's own handler refuses it as plain text, and fails on one that is no UTF-8."""
+    if request.version >= HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # an error may still be the whole answer
 
 
 def _by_prefix(shapes: Sequence[tuple[str, ErrorShape]]) -> Callable[[str], ErrorShape]:

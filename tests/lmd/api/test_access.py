@@ -307,6 +307,20 @@ def test_a_body_that_is_not_encoded_as_it_says_is_a_400(narrow: Daemon, encoding
     assert "Traceback" not in narrow.log
 
 
+@pytest.mark.parametrize("expectation", [b"100-Continue", b"200-ok", b"\xff\xff100"])
+def test_a_client_that_expects_something_is_answered(narrow: Daemon, expectation: bytes) -> None:
+    body = json.dumps(GOOD).encode()
+    with connected(narrow) as connection:
+        connection.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Connection: close\r\nExpect: " + expectation + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        said = everything(connection)
+    statuses = [int(line.split()[1]) for line in said.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
+    assert statuses == ([100, 200] if b"Continue" in expectation else [200])
+    assert "Traceback" not in narrow.log
+
+
 def test_what_is_no_http_gets_an_error_in_the_control_sockets_shape(narrow: Daemon) -> None:
     for raw in (b"BREW /status HTTP/1.1\r\nHost: a\r\n\r\n", b"GET \0/status HTTP/1.1\r\nHost: a\r\n\r\n"):
         with socket.socket(socket.AF_UNIX) as connection:
