@@ -5,9 +5,11 @@ llguidance is imported where it is asked: most daemons are never sent a schema.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b
 from itertools import islice
+from threading import Lock
 from typing import Any
 
 from lmd.chat.grammar import JSON_STYLE, as_text
@@ -16,6 +18,9 @@ from lmd.errors import InvalidRequest, Unsupported
 _KEYS = re.compile(r"Unimplemented keys: \[(.*)\]")
 _UNSUPPORTED = re.compile(r"Unimplemented|(not|only) supported|Unknown format|retrieving it failed")
 """What llguidance says of schemas that are good but beyond it; anything else it says is of schemas that are wrong."""
+_REMEMBERED = 512
+_MAX_REMEMBERED = 4096
+"""Characters of a problem: llguidance may quote what it was given."""
 _MAX_DEPTH = 100
 _MAX_TRIED = 2000
 """Subschemas that are compiled by themselves to find the one to blame."""
@@ -56,7 +61,30 @@ def check_grammar(lark: str, param: str) -> None:
         raise InvalidRequest(f"The constraint cannot be enforced: {problem}", param=param)
 
 
-@lru_cache(maxsize=512)
+class _Remembered:
+    """What is wrong with the last texts that were asked for, found by their digests: a text may have a megabyte."""
+
+    def __init__(self, find: Callable[[str], str]) -> None:
+        self._find = find
+        self._found: OrderedDict[bytes, str] = OrderedDict()
+        self._lock = Lock()
+
+    def __call__(self, text: str) -> str:
+        key = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).digest()
+        with self._lock:
+            if (known := self._found.get(key)) is not None:
+                self._found.move_to_end(key)
+                return known
+        found = self._find(text)
+        if len(found) <= _MAX_REMEMBERED:
+            with self._lock:
+                self._found[key] = found
+                if len(self._found) > _REMEMBERED:
+                    self._found.popitem(last=False)
+        return found
+
+
+@_Remembered
 def _problem(schema: str) -> str:
     from llguidance import LLMatcher
 
@@ -64,7 +92,7 @@ def _problem(schema: str) -> str:
     return _first_error(grammar).split("\n  while processing ")[0]
 
 
-@lru_cache(maxsize=512)
+@_Remembered
 def _lark_problem(lark: str) -> str:
     from llguidance import LLMatcher
 

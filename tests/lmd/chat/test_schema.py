@@ -1,11 +1,14 @@
 """Schemas that cannot be enforced are refused before anything is generated, by keyword and path."""
 
+import gc
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from lmd.chat.constraints import constrain
 from lmd.chat.formats import Format
+from lmd.chat.schema import check_grammar, check_schema
 from lmd.errors import InvalidRequest, Unsupported
 from lmd.generation import ResponseFormat, Tool
 from tests.lmd.chat.test_parser import HERMES
@@ -64,3 +67,25 @@ def test_a_schema_that_is_wrong_or_fits_nothing_is_named_too(schema: Any, keywor
         constrain(Format(), response_format=ResponseFormat(kind="json_schema", source=schema))
     assert f"'{keyword}'" in caught.value.message
     assert caught.value.param == "response_format.json_schema.schema"
+
+
+def test_schemas_are_not_kept_once_they_have_been_looked_at() -> None:
+    """What is remembered of a schema must not be the schema: clients may send hundreds, of a megabyte each."""
+
+    def look(number: int) -> None:
+        check_schema({"type": "string", "description": f"{number}" * 200_000}, "schema")
+        check_grammar(f'start: "{number}"\n// ' + "x" * 200_000, "grammar")
+        with pytest.raises(InvalidRequest):
+            check_grammar(f"start: {number} " + "x" * 200_000, "grammar")
+
+    look(0)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(1, 6):
+            look(number)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 200_000
