@@ -88,7 +88,7 @@ def draft_length(chances: Iterable[float], cost: StepCost, n_others: int, draft_
     return best
 
 
-_SUPPOSED_RIGHT = (0.3, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9)
+_SUPPOSED_RIGHT = (0.15, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9)
 """By level: the chance that a guess is right, supposed until a sequence shows its own; as good as two guesses."""
 _FORGETTING = 0.15
 """What the latest guess counts at least, against all before it: text changes."""
