@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.bench.endurance import write_block
 from tests.bench.fuzz_targets import Target, pure_targets
-from tests.bench.fuzz_wire import cpu_seconds, fuzzed_daemon, wire_targets
+from tests.bench.fuzz_wire import cpu_seconds, fuzzed_daemon, hub, wire_targets
 from tests.bench.machine import machine, versions
 from tests.bench.server import run_until_signalled
 from tests.bench.supervised import Supervised
@@ -128,11 +128,12 @@ async def fuzz_all(names: Sequence[str], seconds: float, seed: int) -> list[Resu
         folder = Path(name)
         results += [await run(target) for target in pure_targets(folder) if target.name in names]
         if {"http", "control"} & set(names):
-            async with fuzzed_daemon(folder) as daemon:
-                await daemon.start()
-                results += [
-                    await _from_outside(daemon, run, target) for target in wire_targets(daemon) if target.name in names
-                ]
+            with hub() as endpoint:
+                async with fuzzed_daemon(folder, endpoint) as daemon:
+                    await daemon.start()
+                    for target in wire_targets(daemon):
+                        if target.name in names:
+                            results.append(await _from_outside(daemon, run, target))
     return results
 
 

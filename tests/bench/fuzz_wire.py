@@ -1,12 +1,14 @@
 """What is fuzzed from outside: a real daemon with a model, over TCP and over its control socket."""
 
 import http.client
+import http.server
 import json
 import re
 import shutil
 import socket
-from collections.abc import Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,36 @@ ttl = "30s"
 [log]
 level = "warning"
 """
-#: Nothing leaves this machine: the hub is a port where nobody listens.
-ENVIRON: Mapping[str, str] = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": ""}
 
 
-def fuzzed_daemon(folder: Path) -> Supervised:
-    daemon = Supervised(folder, SETTINGS, ENVIRON)
+class _EmptyHub(http.server.BaseHTTPRequestHandler):
+    """Knows no repository. A hub that cannot be reached would be asked again, seconds later each time."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def hub() -> Iterator[str]:
+    """An address where an empty hub answers, so that nothing leaves this machine."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _EmptyHub) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def fuzzed_daemon(folder: Path, endpoint: str) -> Supervised:
+    """``endpoint``: of the hub that it may ask."""
+    daemon = Supervised(folder, SETTINGS, {"HF_ENDPOINT": endpoint, "HF_TOKEN": ""})
     shutil.copy(TINY, daemon.folder / "models")
     (daemon.folder / "presets.d" / "counter.toml").write_text('model = "tiny-chat"\n[sampling]\ntemperature = 0\n')
     return daemon
