@@ -14,8 +14,8 @@ from lmd.api.rows import model_rows
 from lmd.api.served import wanted_of
 from lmd.api.services import Services, services_of
 from lmd.config.preset import ChatSettings
-from lmd.errors import Conflict
-from lmd.library.removal import plan_removal, remove_files
+from lmd.errors import Conflict, UnusableModel
+from lmd.library.removal import plan_broken_removal, plan_removal, remove_files
 from lmd.pool.memory import DEFAULT_PARALLEL
 from lmd.protocol import MemoryRow, ModelDetail, RemoveBody, Removed
 
@@ -90,25 +90,32 @@ def _memory(services: Services, model: Model) -> list[MemoryRow]:
 
 
 async def remove(request: web.Request) -> web.Response:
-    """With ``dry_run``: what would go. Conflict while it is loaded, unless by force."""
+    """With ``dry_run``: what would go. Conflict while it is loaded, unless by force. Broken files go by their names."""
     body = await read_body(request, RemoveBody)
     services = services_of(request)
-    model = services.catalog.find(body.model)
-    removal = await asyncio.to_thread(
-        plan_removal, model, [other for key, other in services.catalog.models.items() if key != model.key]
-    )
+    try:
+        model = services.catalog.find(body.model)
+    except UnusableModel:
+        if (broken := services.catalog.find_broken(body.model)) is None:
+            raise
+        key, loaded = broken.path.name, []
+        removal = await asyncio.to_thread(plan_broken_removal, broken)
+    else:
+        others = [other for other in services.catalog.models.values() if other.key != model.key]
+        key, loaded = model.key, _instances_of(services, model)
+        removal = await asyncio.to_thread(plan_removal, model, others)
     answer = Removed(
-        model=model.key,
+        model=key,
         files=[str(path) for path in removal.files],
         freed=removal.size,
         kept=[str(path) for path in removal.kept],
-        loaded=_instances_of(services, model),
+        loaded=loaded,
     )
     if body.dry_run:
         return json_answer(answer)
     if answer.loaded and not body.force:
         raise Conflict(
-            f"{model.key} is in memory as {', '.join(answer.loaded)}.",
+            f"{key} is in memory as {', '.join(answer.loaded)}.",
             hint="Unload it first ('lmctl unload'), or say --force.",
         )
     for id in answer.loaded:

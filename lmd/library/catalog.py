@@ -84,15 +84,18 @@ class Catalog:
         try:
             return self._picture.names.find(name)
         except ModelNotFound:
-            asked = name.casefold()
-            named = (one for one in self.broken if asked in {one.path.stem.casefold(), one.path.name.casefold()})
-            if (broken := next(named, None)) is None:
+            if (broken := self.find_broken(name)) is None:
                 raise
             raise UnusableModel(
                 f"The model file '{broken.path.name}' is there, but cannot be served: {broken.reason}.",
                 hint="'lmctl ls' shows what is wrong with which file; 'lmctl get' fetches it anew.",
                 param="model",
             ) from None
+
+    def find_broken(self, name: str) -> Broken | None:
+        """The unusable file of that name, with its suffix or without."""
+        asked = name.casefold()
+        return next((one for one in self.broken if asked in {one.path.stem.casefold(), one.path.name.casefold()}), None)
 
     def at(self, path: Path) -> Model:
         """The model in the file at ``path``, also outside the model directories. ModelNotFound, ModelFileError.

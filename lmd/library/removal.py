@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmd.errors import LmdError
+from lmd.errors import Conflict, LmdError
+from lmd.library.files import Broken
 from lmd.library.incoming import remove_empty
 from lmd.library.model import Model
 
@@ -24,6 +25,14 @@ def plan_removal(model: Model, others: Iterable[Model]) -> Removal:
     needed = {path for other in others for path in (*other.parts, *([other.mmproj] if other.mmproj else []))}
     files = tuple(path for path in mine if path not in needed)
     return Removal(files, tuple(path for path in mine if path in needed), sum(map(_freed, files)))
+
+
+def plan_broken_removal(broken: Broken) -> Removal:
+    """The same of a file that cannot be served: that file alone, which may be a part of something. Conflict where it is
+    a directory."""
+    if broken.path.is_dir():
+        raise Conflict(f"{broken.path} is a directory: {broken.reason}.", hint="Look at it, and remove it yourself.")
+    return Removal((broken.path,), (), _freed(broken.path))
 
 
 def _freed(path: Path) -> int:

@@ -95,6 +95,20 @@ async def test_a_person_is_asked_before_a_model_goes_and_only_yes_removes_it(lmd
         assert len(list(lmd.models.iterdir())) == left
 
 
+async def test_a_file_that_cannot_be_served_is_removed_by_the_name_that_ls_shows(
+    start_daemon: StartDaemon, lmctl: Run, tmp_path: Path
+) -> None:
+    wrecked = tmp_path / "wrecked.gguf"
+    wrecked.write_bytes(b"GGUF" + bytes(100))
+    lmd = start_daemon("[models]\nstandby = false\n", models=[wrecked, MODELS / "tiny-chat.gguf"])
+    assert [row["key"] for row in await told(lmctl, lmd, "ls") if row["error"]] == ["wrecked.gguf"]
+    removed = await run(lmctl, lmd, "rm", "wrecked.gguf", "-y")
+    assert removed.code == 0 and "wrecked.gguf" in removed.out
+    assert [path.name for path in lmd.models.iterdir()] == ["tiny-chat.gguf"]
+    assert [row["key"] for row in await told(lmctl, lmd, "ls")] == ["tiny-chat"]
+    lmd.stop()
+
+
 async def test_words_with_more_than_one_match_are_listed_and_not_guessed(hub: FakeHub, lmd: Daemon, lmctl: Run) -> None:
     ran = await run(lmctl, lmd, "get", "tiny")
     assert ran.code == 2
