@@ -87,7 +87,6 @@ class Child:
 def _environment() -> dict[str, str]:
     """Ours, without what is meant for the daemon alone (systemd's sockets, notifications and watchdog)."""
     ours = {k: v for k, v in os.environ.items() if k not in _FOR_THE_DAEMON}
-    tunables = filter(None, ("glibc.malloc.hugetlb=1", os.environ.get("GLIBC_TUNABLES")))
     return ours | {
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
@@ -96,9 +95,6 @@ def _environment() -> dict[str, str]:
         "GGML_NO_BACKTRACE": "1",
         # numpy's threads wait busily from its import on, and we give them nothing to do.
         "OPENBLAS_NUM_THREADS": "1",
-        # The KV cache is cleared as it is allocated: in pages of 2 MiB (where the kernel lets a process ask for them)
-        # that mostly takes half the time or less. What the operator has set comes last, and counts.
-        "GLIBC_TUNABLES": ":".join(tunables),
     }
 
 
