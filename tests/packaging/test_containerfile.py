@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from lmd.config.places import default_places
+from lmd.protocol import default_sockets
+
 ROOT = Path(__file__).parents[2]
 COMPILERS = {"g++", "gcc", "clang", "cmake", "make", "ninja-build", "build-essential", "git", "python3-venv", "nvcc"}
 
@@ -127,7 +130,17 @@ def test_its_settings_are_lmds(final: Stage) -> None:
     assert (said["LMD_SERVER__HOST"], said["LMD_SERVER__AUTH"]) == ("0.0.0.0", "on")
     port = next(line for line in ran.stdout.splitlines() if line.startswith("port"))
     assert final.one("EXPOSE") in port
-    assert said["LMD_SOCKET"] == said["LMD_CONTROL__SOCKET"]
+
+
+def test_its_files_are_where_the_image_made_room_for_them(final: Stage) -> None:
+    """Not below the home of a user that is not root: the volume's models and /etc/lmd's presets would be passed by."""
+    places = default_places(environment(final), uid=10001)
+    assert places.config_files[0] == Path("/etc/lmd/lmd.toml")
+    assert places.presets == Path("/etc/lmd/presets.d")
+    made = next(part for run in final.all("RUN") for part in run.split("&&") if "install -d -o lmd" in part)
+    assert {places.state, places.models, places.cache, places.socket.parent} <= {Path(word) for word in made.split()}
+    assert str(places.state) in json.loads(final.one("VOLUME"))
+    assert default_sockets(environment(final), uid=10001)[0] == str(places.socket)  # lmctl's, and the health check's
 
 
 def test_the_health_check_and_the_entry_are_commands_of_ours(final: Stage) -> None:
