@@ -17,7 +17,7 @@ from lmd.engine.drawers import Drawers
 from lmd.engine.llama import Model
 from lmd.engine.rate import Rate
 from lmd.engine.sampler import logprob, unpredicted
-from lmd.engine.scheduler import Need, Share, plan, prompt_budget
+from lmd.engine.scheduler import Need, Share, plan, prompt_slice
 from lmd.engine.sequence import Sequence, SequenceSpec
 from lmd.engine.slots import PrefixStore, Slots, common_prefix
 from lmd.errors import ContextLengthExceeded, InvalidRequest, LmdError
@@ -221,8 +221,16 @@ class Engine:
             Need(i, limits.get(sequence, sequence.pending) + len(sequence.draft), sequence.decoding)
             for i, sequence in enumerate(self._running)
         ]
+        streams = any(need.decoding for need in needs)
         limit = self._batch.capacity
-        return plan(needs, limit, prompt_budget(needs, self._prompt_token_seconds, STREAM_GAP_SECONDS, limit))
+        # Only a prompt longer than a batch is sliced: short ones that come together are cheapest computed together, and
+        # slicing them cost a fifth of the throughput of 8 clients.
+        long = any(
+            not sequence.decoding and sequence.n_before_decoding - sequence.n_cached > limit
+            for sequence in self._running
+        )
+        slice_ = prompt_slice(self._prompt_token_seconds, STREAM_GAP_SECONDS, limit) if streams and long else limit
+        return plan(needs, limit, slice_)
 
     def _limits(self) -> dict[Sequence, int]:
         """How many tokens to compute now of sequences that must not go on as far as they could.

@@ -49,28 +49,12 @@ def plan(needs: Sequence[Need], budget: int, prompt_budget: int) -> list[Share]:
     return shares
 
 
-UNTILED_ROWS = 63
-"""llama.cpp's attention on a CPU goes by tiles from 64 rows on, and passes over tiles that no row of them may see: one
-row of another sequence has its tile read everybody's cells. Below, each row reads its own."""
-_LEAST_PROMPT = 16
+def prompt_slice(seconds_per_token: float, target_seconds: float, batch: int) -> int:
+    """How many prompt tokens may ride beside running streams, so that a step takes about ``target_seconds``.
 
-
-def prompt_budget(needs: Sequence[Need], seconds_per_token: float, target_seconds: float, batch: int) -> int:
-    """How many prompt tokens to compute in the next step, which takes a batch at most.
-
-    Beside streams so many that a step takes about ``target_seconds``: the tokens of streams that ride along with a
-    prompt cost half of what they cost alone. Without streams whole prompts, until that time is used: then the first
-    ones stream while later ones are computed. ``seconds_per_token``: measured cost of a prompt token; 0: not measured
-    yet.
+    ``seconds_per_token``: measured cost of a prompt token; 0: not measured yet. At least 64, so that
+    matrix products stay efficient, at most ``batch``.
     """
-    worth = int(min(batch, target_seconds / seconds_per_token)) if seconds_per_token > 0 else batch
-    if streams := sum(need.pending for need in needs if need.decoding):
-        if worth > 2 * UNTILED_ROWS:
-            return worth
-        return min(batch, max(_LEAST_PROMPT, UNTILED_ROWS - streams))
-    n = 0
-    for need in needs:
-        n += need.pending
-        if n > max(worth, UNTILED_ROWS):
-            break
-    return min(batch, n)
+    if seconds_per_token <= 0:
+        return batch
+    return max(min(64, batch), min(batch, int(target_seconds / seconds_per_token)))

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmd.engine.scheduler import Need, plan, prompt_budget
+from lmd.engine.scheduler import Need, plan, prompt_slice
 
 needs = st.lists(st.tuples(st.integers(1, 2000), st.booleans()), max_size=12).map(
     lambda items: [Need(i, pending, decoding) for i, (pending, decoding) in enumerate(items)]
@@ -48,31 +48,9 @@ def test_the_oldest_long_prompt_is_sure_of_a_quarter_beside_many_short_ones() ->
     assert shares[0] >= 128
 
 
-def streams(n: int) -> list[Need]:
-    return [Need(i, 1, True) for i in range(n)]
-
-
-def prompts(*sizes: int) -> list[Need]:
-    return [Need(100 + i, n, False) for i, n in enumerate(sizes)]
-
-
 def test_prompts_beside_streams_shrink_with_what_a_token_costs() -> None:
-    needs = [*streams(4), *prompts(4000)]
-    assert prompt_budget(needs, 0.0, 0.4, 512) == 512
-    assert prompt_budget(needs, 0.00001, 0.4, 512) == 512
-    assert prompt_budget(needs, 0.002, 0.4, 512) == 200
-    assert prompt_budget(needs, 1.0, 0.4, 32) == 32
-
-
-def test_a_small_step_stays_below_the_rows_that_attention_takes_in_tiles() -> None:
-    assert prompt_budget([*streams(4), *prompts(4000)], 0.004, 0.4, 512) == 59
-    assert prompt_budget([*streams(8), *prompts(4000)], 1.0, 0.4, 512) == 55
-    assert prompt_budget([*streams(60), *prompts(4000)], 1.0, 0.4, 512) == 16
-
-
-def test_without_streams_whole_prompts_are_computed_until_the_time_is_used() -> None:
-    assert prompt_budget(prompts(126, 126, 126), 0.008, 0.4, 512) == 126
-    assert prompt_budget(prompts(20, 30, 40, 50), 0.008, 0.4, 512) == 90
-    assert prompt_budget(prompts(4000, 20), 0.008, 0.4, 512) == 512
-    assert prompt_budget(prompts(126, 126, 126), 0.0001, 0.4, 512) == 378
-    assert prompt_budget([], 0.008, 0.4, 512) == 0
+    assert prompt_slice(0.0, 0.4, 512) == 512
+    assert prompt_slice(0.004, 0.4, 512) == 100
+    assert prompt_slice(0.00001, 0.4, 512) == 512
+    assert prompt_slice(1.0, 0.4, 512) == 64
+    assert prompt_slice(1.0, 0.4, 32) == 32
