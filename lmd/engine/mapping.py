@@ -22,8 +22,13 @@ class MappedModel:
     """What is mapped of the model file ``path``: of a split one all parts, which lie in one folder."""
 
     def __init__(self, path: str) -> None:
-        folder = f"{Path(path).resolve().parent}{os.sep}"
-        self._ranges = [found for found in _ranges() if found.path.startswith(folder) and found.path.endswith(".gguf")]
+        own = Path(path).resolve()  # a link may lead to a name without a suffix, as in the hub's own cache
+        parts = f"{own.parent}{os.sep}"
+        self._ranges = [
+            found
+            for found in _ranges()
+            if found.path == str(own) or (found.path.startswith(parts) and found.path.endswith(".gguf"))
+        ]
         self._stamp = self._look()
 
     def is_unchanged(self) -> bool:

@@ -69,6 +69,16 @@ async def test_a_parked_worker_holds_neither_cache_nor_weights_and_serves_again_
     assert await say(worker) == (first, 0)
 
 
+async def test_the_weights_of_a_linked_file_leave_too(worker, model, tmp_path):
+    blob = model.rename(tmp_path / "0123abcd")
+    model.symlink_to(blob)
+    await load(worker, model)
+    await say(worker)
+    assert mapped(worker.pid, blob) > 0
+    assert await worker.park(30)
+    assert mapped(worker.pid, blob) == 0
+
+
 async def test_nothing_is_left_of_many_rounds(worker, model):
     for _ in range(3):  # what is allocated once
         await load(worker, model)
