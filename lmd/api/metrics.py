@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MOST_MODELS = 200
-LAG_SECONDS = 0.5
+LAG_SECONDS = 1.0
 """How often the event loop is asked how late it is."""
 
 _LATENCIES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)

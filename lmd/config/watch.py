@@ -88,32 +88,37 @@ async def watch_files(
     """
     woken = asyncio.Event()
     events: asyncio.Task[None] | None = None
-    looked_at: frozenset[Path] = frozenset()
+    wanted, looked_at = frozenset[Path](), frozenset[Path]()
     targets = watched()
     seen: Fingerprint | None = None
     try:
         while True:
             if seen is None:
                 # Read after looking: what changes in between shows as a difference at the next look.
-                seen = await asyncio.to_thread(fingerprint, targets)
+                seen, wanted = await asyncio.to_thread(_look, targets)
                 await changed()
                 if (renewed := watched()) != targets:
                     targets, seen = renewed, None
                     continue
-            if use_events:
-                wanted = await asyncio.to_thread(folders, targets)
-                if wanted != looked_at or events is None or events.done():
-                    await _stop(events)
-                    looked_at, events = wanted, asyncio.create_task(_wake_on_events(wanted, woken))
+            if use_events and (wanted != looked_at or events is None or events.done()):
+                await _stop(events)
+                looked_at, events = wanted, asyncio.create_task(_wake_on_events(wanted, woken))
+            # Not `wait_for`: before Python 3.12 it loses a cancellation that comes together with an event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), poll)
+                async with asyncio.timeout(poll):
+                    await woken.wait()
             woken.clear()
-            now = await asyncio.to_thread(fingerprint, targets)
+            now, wanted = await asyncio.to_thread(_look, targets)
             if now != seen:
                 await _settle(targets, now, settle)
                 seen = None
     finally:
         await _stop(events)
+
+
+def _look(targets: Watched) -> tuple[Fingerprint, frozenset[Path]]:
+    """Together: an idle daemon is not to wake its threads more often than it must."""
+    return fingerprint(targets), folders(targets)
 
 
 async def _settle(targets: Watched, now: Fingerprint, settle: float) -> None:
@@ -130,7 +135,7 @@ async def _settle(targets: Watched, now: Fingerprint, settle: float) -> None:
 async def _wake_on_events(paths: frozenset[Path], woken: asyncio.Event) -> None:
     """Set ``woken`` at each event in ``paths``. Returns when events cannot be had (any more)."""
     try:
-        async for _ in awatch(*paths, watch_filter=None, recursive=False, debounce=50, step=10):
+        async for _ in awatch(*paths, watch_filter=None, recursive=False, debounce=50, step=50):
             woken.set()
     except (OSError, RuntimeError, WatchfilesRustInternalError) as exc:
         log.debug("No file events for %s, looking at the files instead: %s", ", ".join(map(str, paths)), exc)

@@ -82,6 +82,8 @@ class Downloads:
         self._starting = asyncio.Lock()
         self._watchers: set[Watcher] = set()
         self._dirty = asyncio.Event()
+        self._moving = asyncio.Event()
+        """A download may be under way: an idle daemon is not to wake for nothing."""
         self._keeping = asyncio.Lock()
         self._keepers: list[asyncio.Task[None]] = []
 
@@ -294,6 +296,7 @@ class Downloads:
         try:
             async with self._slots:
                 record.state = "downloading"
+                self._moving.set()
                 self._changed(job, keep=True)
                 await self._check_space(job)
                 for file in record.files:
@@ -413,9 +416,12 @@ class Downloads:
     async def _tick(self) -> None:
         """Progress, to those who watch."""
         while True:
+            await self._moving.wait()
             await asyncio.sleep(TICK_SECONDS)
-            now = time.monotonic()
-            for job in self._unended():
+            now, unended = time.monotonic(), self._unended()
+            if all(job.record.state != "downloading" for job in unended):
+                self._moving.clear()
+            for job in unended:
                 if job.transfer is not None:
                     job.rate.add(now, sum(self._received(job.record, file) for file in job.record.files))
                     self._changed(job)
