@@ -47,6 +47,8 @@ class ComputeParams:
     flash_attention: str | bool = "auto"
     rope_freq_base: float = 0.0
     rope_freq_scale: float = 0.0
+    streams: bool = False
+    """Each sequence has its own part of the cache, which attention then passes over alone; else all share one."""
 
 
 class NativeContext:
@@ -60,7 +62,7 @@ class NativeContext:
         native.n_batch = native.n_ubatch = params.n_batch
         native.n_seq_max = params.n_seq_max
         native.n_threads = native.n_threads_batch = params.n_threads
-        native.kv_unified = True
+        native.kv_unified = not params.streams
         native.flash_attn_type = {"auto": -1, False: 0, True: 1}[params.flash_attention]
         native.rope_freq_base = params.rope_freq_base
         native.rope_freq_scale = params.rope_freq_scale
@@ -114,7 +116,7 @@ class ContextParams(ComputeParams):
 
 
 class Context(NativeContext):
-    """A model's memory and compute buffers for ``n_seq_max`` sequences over one unified cache of ``n_cells``.
+    """A model's memory and compute buffers for ``n_seq_max`` sequences over a cache of ``n_cells`` in all.
 
     Raises as `NativeContext` does, and Unsupported for a model that has no such memory.
     """
@@ -140,6 +142,9 @@ class Context(NativeContext):
         self._row = ctypes.c_float * self.n_vocab
         self.n_cells: int = _lib.llama_n_ctx(self.pointer)
         self.n_seq_max = params.n_seq_max
+        self.streams = params.streams
+        self._copies: list[tuple[int, int]] = []
+        """From which stream to which the next `decode` copies, before it computes."""
         self._window: int = _lib.llama_model_n_swa(model.pointer)
 
     def decode(self, batch: Batch) -> None:
@@ -149,6 +154,7 @@ class Context(NativeContext):
         """
         batch.native.n_tokens = batch.n
         code = _lib.llama_decode(self.pointer, batch.native)
+        self._copies.clear()
         if code == 1:
             raise NoCells
         if code != 0:
@@ -181,11 +187,22 @@ class Context(NativeContext):
         return 0 <= first <= max(0, n - self._window)
 
     def share(self, source: int, target: int, n: int) -> None:
-        """Let ``target`` hold the first ``n`` positions of ``source`` too; no data is copied."""
-        _lib.llama_memory_seq_cp(self.memory, source, target, 0, n)
+        """Let the empty ``target`` hold the first ``n`` positions of ``source`` too (-1: all).
+
+        No data is copied, but from stream to stream, by the next `decode`, all that there is.
+        """
+        if not self.streams:
+            _lib.llama_memory_seq_cp(self.memory, source, target, 0, n)
+            return
+        _lib.llama_memory_seq_cp(self.memory, source, target, -1, -1)
+        self._copies.append((source, target))
+        if n >= 0:
+            _lib.llama_memory_seq_rm(self.memory, target, n, -1)
 
     def save(self, seq_id: int) -> bytes:
         """All that the memory holds of a sequence, as llama.cpp's own state data; empty where it cannot say."""
+        if any(seq_id == target for _, target in self._copies):
+            return b""
         size: int = _lib.llama_state_seq_get_size(self.pointer, seq_id)
         buffer = (ctypes.c_uint8 * size)()
         written: int = _lib.llama_state_seq_get_data(self.pointer, buffer, size, seq_id)
@@ -193,5 +210,7 @@ class Context(NativeContext):
 
     def restore(self, seq_id: int, state: bytes) -> bool:
         """Fill the empty sequence ``seq_id`` with what `save` gave. False: no room, or not from this context."""
+        if any(seq_id in pair for pair in self._copies):
+            return False
         buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
         return bool(_lib.llama_state_seq_set_data(self.pointer, buffer, len(state), seq_id))

@@ -29,6 +29,10 @@ LEADER_GAIN = 64
 """Wait for another sequence's prefix when that saves computing at least this many tokens."""
 
 
+Shares = list[tuple[Sequence, list[int]]]
+"""Sequences, and which tokens to compute for each."""
+
+
 class Sink(Protocol):
     """Where results go. Called from within `Engine.step`, `submit` and `cancel`."""
 
@@ -68,6 +72,8 @@ class Engine:
         self._drafting = Drafting(clock)
         self._drawers = Drawers(context)
         self._queue: deque[Sequence] = deque()
+        self._groups: deque[Shares] = deque()
+        """What is planned and still to be computed."""
         self._running: list[Sequence] = []
         self._prompt_token_seconds = 0.0
         self.decode_rate = Rate()
@@ -139,10 +145,15 @@ class Engine:
     # ── the step ──
 
     def step(self) -> None:
-        """Compute one batch and tell the sink what came of it."""
-        self._admit()
-        self._draft()
-        shares = self._make_room(self._plan())
+        """Compute one batch, or the next of what was planned together, and tell the sink what came of it."""
+        if not self._groups:
+            self._admit()
+            self._gather()
+            self._draft()
+            self._groups.extend(self._grouped(self._make_room(self._plan())))
+        if not self._groups:
+            return
+        shares = [(sequence, tokens) for sequence, tokens in self._groups.popleft() if sequence.slot is not None]
         if not shares:
             return
         entries, outputs = self._fill(shares)
@@ -167,6 +178,26 @@ class Engine:
             self._sample(sequence, index)
         if only_decoding:
             self._drafting.cost.add(self._batch.n, self._clock() - started)
+
+    def _gather(self) -> None:
+        moved = self.slots.gather()
+        for sequence in self._running if moved else ():
+            assert sequence.slot is not None
+            sequence.slot = moved.get(sequence.slot, sequence.slot)
+
+    def _grouped(self, shares: Shares) -> list[Shares]:
+        """What to compute together: all; of streams, that which decodes, and then each prompt by itself.
+
+        llama.cpp computes streams together as far as they are neighbours with equally many tokens. A prompt
+        beside others of other lengths would be computed in pieces, some of them too small to be worth a pass over
+        the weights.
+        """
+        if not self._context.streams:
+            return [shares] if shares else []
+        decoding = [share for share in shares if share[0].decoding]
+        decoding.sort(key=lambda share: share[0].slot.seq_id if share[0].slot is not None else 0)
+        groups = [[share] for share in shares if not share[0].decoding]
+        return [decoding, *groups] if decoding else groups
 
     def _admit(self) -> None:
         """Queued sequences get slots, in order, while there are sequences and cells for them."""
@@ -251,7 +282,7 @@ class Engine:
                 room -= limits[sequence] - 1
         return limits
 
-    def _make_room(self, shares: list[Share]) -> list[tuple[Sequence, list[int]]]:
+    def _make_room(self, shares: list[Share]) -> Shares:
         """The tokens to compute for each sequence, once the cache has cells for them.
 
         Where even evicting all that is retained is not enough, drafts are dropped; then the youngest sequences go back
@@ -291,6 +322,7 @@ class Engine:
         """llama.cpp found no cells although our count has them (some memories fragment): free some, or suspend."""
         for sequence in self._running:
             sequence.drop_draft(0)
+        self._groups.clear()
         used = self.slots.n_used
         self.slots.evict(self._context.n_cells)
         if self.slots.n_used < used:
@@ -301,7 +333,7 @@ class Engine:
         for sequence in list(self._running):
             self._finish(sequence, FinishReason.CONTEXT)
 
-    def _fill(self, shares: list[tuple[Sequence, list[int]]]) -> tuple[list[int], list[tuple[Sequence, int]]]:
+    def _fill(self, shares: Shares) -> tuple[list[int], list[tuple[Sequence, int]]]:
         """Put the shares into the batch. Returns the first entry of each, and the sequences that can sample, with
         their first output entry: that after the last token of ours, then comes one after each drafted token."""
         self._batch.clear()
@@ -408,7 +440,7 @@ class Engine:
             sequence.drafter.forget(sequence.id)
         sequence.close()
 
-    def _measure(self, shares: list[tuple[Sequence, list[int]]], seconds: float) -> None:
+    def _measure(self, shares: Shares, seconds: float) -> None:
         """Keep the rates; learn what a prompt token costs from steps that are mostly prompt."""
         prompt = sum(len(tokens) for sequence, tokens in shares if not sequence.decoding)
         decoded = sum(len(tokens) for sequence, tokens in shares if sequence.decoding)

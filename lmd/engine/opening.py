@@ -18,6 +18,8 @@ DEFAULT_BATCH = 512
 RETAINED_SLOTS = 1
 """Slots beyond ``parallel``, which only keep prefixes. Few: each costs a row of logits, and its cells are passed over
 in every attention (four cost a tenth of the throughput of 8 clients). The rest is kept in RAM (`PrefixStore`)."""
+STREAM_CELLS = 256
+"""llama.cpp makes streams of a multiple of so many cells: others would take more memory than was planned."""
 DRAFT_OUTPUTS = 24
 """Drafted tokens that one step verifies at most, all sequences together: each is a row of logits."""
 
@@ -127,6 +129,23 @@ class Opening:
                 space = replace(space, ram=max(1, space.ram - taken))
         return fit_to_devices(sketch, want, space)
 
+    def _in_streams(self, model: Model, context_length: int, n_cells: int) -> bool:
+        """Whether each sequence is to have cells of its own, rather than all of them a pool.
+
+        Attention over a pool passes over the cells of the others too: of 8 streams, it cost a twentieth of the
+        throughput, and more with each token. But streams need room for a whole context each, and no model's memory
+        but plain KV cells is copied from one to the other. On a GPU nobody has measured it yet.
+        """
+        parallel = self.params.parallel or DEFAULT_PARALLEL
+        return (
+            1 < parallel < 256
+            and not self.params.kv_cells
+            and n_cells >= context_length * parallel
+            and context_length % STREAM_CELLS == 0
+            and not (self.placement is not None and self.placement.gpu_layers)
+            and not (model.is_recurrent or model.is_hybrid)
+        )
+
     def _try(self, on_progress: OnProgress) -> tuple[Model, Context, int]:
         placement = self.placement
         layers = placement.gpu_layers if placement is not None else 0
@@ -138,6 +157,8 @@ class Opening:
             else:
                 want = wanted(self.params, model.trained_context_length, self.params.parallel or DEFAULT_PARALLEL)
                 context_length, n_cells = want.context_length, want.cells
+            if self._in_streams(model, context_length, n_cells):
+                shape = replace(shape, n_seq_max=shape.n_seq_max - RETAINED_SLOTS, streams=True)
             return model, Context(model, replace(shape, n_cells=n_cells)), context_length
         except BaseException:
             model.close()

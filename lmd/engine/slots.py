@@ -2,6 +2,10 @@
 
 A slot is one llama.cpp sequence id. After its owner ends it keeps its tokens until another sequence needs the slot or
 its cells, so that a conversation's next turn, or anybody with the same beginning, computes only what is new.
+
+Slots share one pool of cells, or have a stream of cells each (`Memory.streams`). In a pool a prefix is shared as it is,
+and attention passes over the cells of all. Of streams a prefix is copied, and llama.cpp computes together only
+those that are neighbours.
 """
 
 from collections import OrderedDict
@@ -15,6 +19,8 @@ class Memory(Protocol):
     """The part of `lmd.engine.context.Context` that slots need."""
 
     n_cells: int
+    streams: bool
+    """Each sequence has cells of its own; together they are ``n_cells``."""
 
     def cut(self, seq_id: int, start: int) -> bool: ...
     def whole_at(self, seq_id: int, n: int) -> bool: ...
@@ -40,6 +46,14 @@ def common_prefix(a: Seq[int], b: Seq[int]) -> int:
 RESTORE_GAIN = 64
 """Bring a stored prefix back, or store one, when it saves computing at least this many tokens: copying a
 token's cells takes microseconds, computing it takes hundreds of them even on a large GPU."""
+
+
+GAP_STEPS = 2
+"""Steps that a gap between busy streams may last: who comes next may fill it, and to close it copies a stream."""
+
+
+SHARE_GAIN = 64
+"""Copy a prefix from stream to stream when it has at least so many tokens: the whole stream is copied."""
 
 
 class PrefixStore:
@@ -118,6 +132,7 @@ class Slots:
         self._holders = np.zeros(memory.n_cells, dtype=np.int32)
         self._free = list(range(memory.n_cells - 1, -1, -1))
         self._clock = 0
+        self._gap_steps = 0
 
     @property
     def n_free(self) -> int:
@@ -165,21 +180,60 @@ class Slots:
                 found = self.reusable(slot, tokens)
                 if found > n or (found == n > 0 and best is not None and best.busy and not slot.busy):
                     best, n = slot, found
+        fewest = min(map(self._n_runs, idle))
         # An empty slot costs nobody anything; then the one that was used longest ago.
-        others = sorted((slot for slot in idle if slot is not best), key=lambda slot: (len(slot) > 0, slot.last_used))
-        if best is not None and not best.busy and (n * 2 >= len(best) or not others):
+        others = sorted(
+            (slot for slot in idle if slot is not best and self._n_runs(slot) == fewest),
+            key=lambda slot: (len(slot) > 0, slot.last_used),
+        )
+        fits = best is not None and n * 2 >= len(best) and self._n_runs(best) == fewest
+        if best is not None and not best.busy and (fits or not others):
             target = best
             if not self.truncate(target, n):
                 n = 0
+            held = self._bring_back(target, tokens, n) if reuse else None
         else:
             target = others[0]
             self._empty(target)
-            if best is not None:
-                self._share(best, target, n)
-        if reuse and self._store is not None:
-            n = self._bring_back(target, tokens, n)
+            if self._memory.streams and n < SHARE_GAIN:
+                n = 0
+            held = self._bring_back(target, tokens, n) if reuse else None
+            if held is None and best is not None:
+                n = min(n, len(best))  # what was tried may have evicted it
+                if n:
+                    self._share(best, target, n)
         target.busy = True
-        return target, n
+        return target, n if held is None else held
+
+    def gather(self) -> dict[Slot, Slot]:
+        """Let busy streams be neighbours again, if they have not been for some steps. Where each that moved went to."""
+        busy = [i for i, slot in enumerate(self._slots) if slot.busy]
+        if not self._memory.streams or not busy or busy[-1] - busy[0] < len(busy):
+            self._gap_steps = 0
+            return {}
+        self._gap_steps += 1
+        if self._gap_steps <= GAP_STEPS:
+            return {}
+        n = len(busy)
+        start = max(range(len(self._slots) - n + 1), key=lambda i: sum(slot.busy for slot in self._slots[i : i + n]))
+        window = self._slots[start : start + n]
+        holes = [slot for slot in window if not slot.busy]
+        outside = [slot for slot in self._slots if slot.busy and slot not in window]
+        moved = dict(zip(outside, holes, strict=True))
+        for source, target in moved.items():
+            self._empty(target)
+            self._share(source, target, len(source))
+            target.busy = True
+            source.busy = False
+            self.truncate(source, 0)
+        return moved
+
+    def _n_runs(self, claimed: Slot) -> int:
+        """In how many runs of neighbours the busy slots were, with ``claimed`` among them. 1 in a pool: no matter."""
+        if not self._memory.streams:
+            return 1
+        busy = [slot.busy or slot is claimed for slot in self._slots]
+        return sum(now and not before for before, now in zip([False, *busy], busy, strict=False))
 
     def release(self, slot: Slot) -> None:
         """The owner is done; what the slot holds is retained."""
@@ -223,12 +277,16 @@ class Slots:
             self._store.put(slot.tokens, self._memory.save(slot.seq_id))
         self.truncate(slot, 0)
 
-    def _bring_back(self, slot: Slot, tokens: Seq[int], n: int) -> int:
-        """Fill ``slot``, which serves ``n`` tokens, from the store where that serves many more. What it serves then."""
-        assert self._store is not None
+    def _bring_back(self, slot: Slot, tokens: Seq[int], n: int) -> int | None:
+        """Fill ``slot`` from the store, where that serves many more than ``n`` tokens. How many it serves then.
+
+        None: it does not; 0: it should have, and the slot is empty now.
+        """
+        if self._store is None:
+            return None
         found = self._store.find(tokens, at_least=n + RESTORE_GAIN, partial=self._partial)
         if found is None:
-            return n
+            return None
         held, state = found
         self.truncate(slot, 0)
         slot.busy = True  # not to be evicted for its own sake
@@ -243,6 +301,9 @@ class Slots:
 
     def _share(self, source: Slot, target: Slot, n: int) -> None:
         self._memory.share(source.seq_id, target.seq_id, n if n < len(source) else -1)
+        if self._memory.streams:
+            self.append(target, source.tokens[:n])
+            return
         target.tokens = source.tokens[:n]
         target.cells = source.cells[:n]
         self._holders[target.cells] += 1

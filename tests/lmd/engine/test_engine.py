@@ -218,15 +218,20 @@ def test_a_cancelled_prompt_gives_its_slot_back_within_a_step(make: Make) -> Non
     assert driver.sink.of(waiting).text == "Hello! How can I help you?"
 
 
-def test_a_stream_gets_a_token_in_every_step_of_a_long_prompt(make: Make) -> None:
-    driver = make(context_length=4096, parallel=2, batch=64)
+@pytest.mark.parametrize(("cells", "batches"), [({"kv_cells": 8192}, 1), ({}, 2)], ids=["pool", "streams"])
+def test_a_stream_gets_a_token_beside_every_batch_of_a_long_prompt(
+    make: Make, cells: dict[str, int], batches: int
+) -> None:
+    driver = make(context_length=4096, parallel=2, batch=64, **cells)
     stream = driver.submit(chat("Count to 40."))
     driver.engine.step()
     long = driver.submit([7] * 2000, max_tokens=1)
     for _ in range(20):
-        before = len(driver.sink.of(stream).pieces)
-        driver.engine.step()
+        before, done = len(driver.sink.of(stream).pieces), driver.sink.of(long).progress[-1:]
+        for _ in range(batches):
+            driver.engine.step()
         assert len(driver.sink.of(stream).pieces) == before + 1
+        assert driver.sink.of(long).progress[-1:] != done
     assert not driver.sink.of(long).pieces
     driver.run()
 
@@ -264,6 +269,30 @@ def test_an_evicted_conversation_comes_back_without_being_computed(make: Make) -
     again = driver.ask(turn)
     assert again.usage.cached_tokens >= first.usage.prompt_tokens
     assert again.text == driver.ask(turn, raw={"cache_prompt": False}).text
+
+
+def test_a_stream_that_is_still_to_be_copied_is_not_overwritten_from_the_store(make: Make) -> None:
+    driver = make(context_length=1024, parallel=2, prompt_cache=2**24)
+    prompts = [chat(f"Count to {n}.", f"Be brief, please, {n}. " * 30) for n in (5, 6, 7)]
+    stored, left, right = prompts
+    for prompt in (stored, left, right, left):
+        driver.ask(prompt)
+    # One follows the first half of what `left` retains, which is copied; the other finds only that slot, and its own
+    # beginning in the store.
+    turns = [left[: len(left) // 3] + chat("Count to 8."), stored + "5<|im_end|>\n" + chat("Count to 9.")]
+    ids = [driver.submit(turn) for turn in turns]
+    driver.run()
+    assert driver.sink.of(ids[0]).usage.cached_tokens >= 64
+    alone = [driver.ask(turn, raw={"cache_prompt": False}).text for turn in turns]
+    assert [driver.sink.of(id).text for id in ids] == alone
+
+
+def test_streams_that_moved_go_on_as_if_nothing_had_happened(make: Make) -> None:
+    driver = make(context_length=512, parallel=4)
+    ids = {n: driver.submit(chat(f"Count to {n}."), raw={"cache_prompt": False}) for n in (30, 3, 4, 31)}
+    driver.run()
+    for n, id in ids.items():
+        assert driver.sink.of(id).text == ", ".join(map(str, range(1, n + 1))) + "."
 
 
 def test_sequences_wait_for_cells_instead_of_failing(make: Make) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lmd.engine import slots
 from lmd.engine.payoff import Speculation
 from lmd.generation import FinishReason
 from tests.lmd.engine.driver import TINY, Driver, chat
@@ -90,12 +91,16 @@ def alone(make: Callable[..., Driver]) -> Callable[[Request], Any]:
     return ask
 
 
-@pytest.fixture
-def crowded(make: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch) -> Driver:
+@pytest.fixture(params=["pool", "streams"])
+def crowded(make: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Driver:
     """Few cells, small batches, a store in RAM, and a draft model that drafts whether it pays or not."""
     monkeypatch.setattr(Speculation, "length", lambda self, level, most, *rest: min(most, 5))
+    monkeypatch.setattr(slots, "SHARE_GAIN", 4)
     draft = str(TINY.with_name("tiny-draft.gguf"))
-    return make(context_length=512, parallel=4, kv_cells=768, batch=64, draft_path=draft, prompt_cache=2**22)
+    cells = {"kv_cells": 768} if request.param == "pool" else {}
+    driver = make(context_length=512, parallel=4, batch=64, draft_path=draft, prompt_cache=2**22, **cells)
+    assert driver.instance._context.streams == (request.param == "streams")
+    return driver
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -120,7 +120,8 @@ def test_requests_that_come_together_compute_what_they_share_once(make_of: MakeO
     assert [driver.sink.of(id).usage.cached_tokens for id in ids] == [0, len(first), 100, len(system), len(first) - 1]
 
 
-def test_a_sliding_window_is_whole_after_a_cut_within_it(make_of: MakeOf) -> None:
+def test_a_sliding_window_is_whole_after_a_cut_within_it(make_of: MakeOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmd.engine.slots.SHARE_GAIN", 1)
     driver = make_of("sliding")
     warm(driver, prompt("long", 200))
     for n in (200 - WINDOW // 2, 200 - WINDOW, WINDOW + 1, WINDOW // 2):  # each cut shortens what is left

@@ -90,3 +90,30 @@ def test_memory_that_is_ample_changes_nothing(backend: Backend) -> None:
     assert (context.n_cells, context_length) == (32768, 8192)
     context.close()
     model.close()
+
+
+@pytest.mark.parametrize(
+    ("params", "streams"),
+    [
+        ({}, True),
+        ({"context_length": 1024}, True),
+        ({"parallel": 1}, False),
+        ({"kv_cells": 32768}, False),  # a pool is asked for
+        ({"context_length": 1000}, False),  # llama.cpp would make it 1024, for each
+    ],
+)
+def test_sequences_have_cells_of_their_own_where_each_has_room_for_a_whole_context(
+    backend: Backend, params: dict[str, int], streams: bool
+) -> None:
+    model, context, context_length = Opening(backend, str(TINY), LoadParams(threads=1, **params)).open()
+    assert context.streams == streams
+    assert context.n_cells >= context_length * params.get("parallel", 4)
+    context.close()
+    model.close()
+
+
+def test_sequences_share_a_pool_where_memory_has_no_room_for_a_whole_context_each(backend: Backend) -> None:
+    model, context, _ = Opening(backend, str(TINY), LoadParams(threads=1), free_memory=30 * MIB).open()
+    assert not context.streams
+    context.close()
+    model.close()

@@ -3,26 +3,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from lmd.engine.slots import PrefixStore, Slot, Slots, common_prefix
+from lmd.engine.slots import GAP_STEPS, PrefixStore, Slot, Slots, common_prefix
 
 N_CELLS = 60
 N_SLOTS = 4
+STREAM_CELLS = N_CELLS // N_SLOTS
 
 
 class FakeMemory:
-    """llama.cpp's unified cache as its header describes it: which sequences hold which token at which position.
+    """llama.cpp's cache as its header describes it: which sequences hold which token at which position.
 
-    A cell is (content of the prefix up to there, who computed it): sharing adds holders to the same cell.
+    Of a pool, a cell is (content of the prefix up to there, who computed it): sharing adds holders to the same cell.
+    Streams have cells of their own, so many each.
     """
 
-    def __init__(self, n_cells: int, *, partial: bool = True) -> None:
+    def __init__(self, n_cells: int, *, partial: bool = True, streams: bool = False) -> None:
         self.n_cells = n_cells
         self.partial = partial
+        self.streams = streams
         self.sequences: dict[int, list[object]] = {}
 
     def compute(self, seq_id: int, n: int) -> None:
         self.sequences.setdefault(seq_id, []).extend(object() for _ in range(n))
         assert self.used <= self.n_cells
+        assert not self.streams or len(self.sequences[seq_id]) <= STREAM_CELLS
 
     @property
     def used(self) -> int:
@@ -48,7 +52,8 @@ class FakeMemory:
     def share(self, source: int, target: int, n: int) -> None:
         cells = self.sequences.get(source, [])
         assert not self.sequences.get(target), "a target must be empty"
-        self.sequences[target] = list(cells if n < 0 else cells[:n])
+        shared = list(cells if n < 0 else cells[:n])
+        self.sequences[target] = [object() for _ in shared] if self.streams else shared
 
 
 @given(st.lists(st.integers(0, 2), max_size=30), st.lists(st.integers(0, 2), max_size=30))
@@ -64,16 +69,19 @@ class SlotsMachine(RuleBasedStateMachine):
 
     partial = True
     stores = False
+    streams = False
 
     def __init__(self) -> None:
         super().__init__()
-        self.memory = FakeMemory(N_CELLS, partial=self.partial)
+        self.memory = FakeMemory(N_CELLS, partial=self.partial, streams=self.streams)
         store = PrefixStore(450) if self.stores else None
         self.slots = Slots(self.memory, N_SLOTS, partial=self.partial, store=store)
         self.running: list[tuple[Slot, list[int]]] = []
 
     @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=20), reuse=st.booleans())
     def claim(self, tokens: list[int], reuse: bool) -> None:
+        if self.streams:
+            tokens = tokens[: STREAM_CELLS - 1]
         claimed = self.slots.claim(tokens, reuse=reuse)
         assert (claimed is None) == (len(self.running) == N_SLOTS)
         if claimed is None:
@@ -90,6 +98,9 @@ class SlotsMachine(RuleBasedStateMachine):
     def compute(self, data: st.DataObject, n: int) -> None:
         slot, tokens = data.draw(st.sampled_from(self.running))
         new = (tokens[len(slot) :] or [1])[:n]
+        if self.streams:
+            new = new[: STREAM_CELLS - len(slot)]
+            assert self.slots.evict(len(new)), "each stream has cells of its own"
         if not self.slots.evict(len(new)):
             assert self.slots.n_available < len(new) + 0 or self.slots.n_free < len(new)
             return
@@ -140,15 +151,46 @@ class StoringSlotsMachine(SlotsMachine):
         assert 0 <= self.slots.n_stored <= 450
 
 
+def n_runs(ids: set[int]) -> int:
+    return sum(i - 1 not in ids for i in ids)
+
+
+class StreamsMachine(StoringSlotsMachine):
+    """The same where each slot has cells of its own."""
+
+    streams = True
+
+    @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=14), reuse=st.booleans())
+    def claim_beside(self, tokens: list[int], reuse: bool) -> None:
+        busy = {slot.seq_id for slot, _ in self.running}
+        fewest = min((n_runs(busy | {i}) for i in range(N_SLOTS) if i not in busy), default=0)
+        self.claim(tokens, reuse)
+        assert len(busy) == N_SLOTS or n_runs({slot.seq_id for slot, _ in self.running}) == fewest
+
+    @rule(steps=st.integers(1, GAP_STEPS + 1))
+    def gather(self, steps: int) -> None:
+        held = {id(tokens): list(slot.tokens) for slot, tokens in self.running}
+        for _ in range(steps):
+            moved = self.slots.gather()
+            self.running = [(moved.get(slot, slot), tokens) for slot, tokens in self.running]
+        assert {id(tokens): slot.tokens for slot, tokens in self.running} == held
+        if steps > GAP_STEPS:
+            assert n_runs({slot.seq_id for slot, _ in self.running}) <= 1
+        assert sum(slot.busy for slot in self.slots._slots) == len(self.running)
+
+
 @pytest.fixture(autouse=True)
-def store_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+def every_gain_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmd.engine.slots.RESTORE_GAIN", 2)
+    monkeypatch.setattr("lmd.engine.slots.SHARE_GAIN", 2)
 
 
 TestSlots = SlotsMachine.TestCase
 TestStoringSlots = StoringSlotsMachine.TestCase
 TestStoringSlots.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
 TestSlots.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestStreams = StreamsMachine.TestCase
+TestStreams.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestWholeSlots = WholeSlotsMachine.TestCase
 TestWholeSlots.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 
@@ -180,6 +222,34 @@ def test_a_prefix_is_shared_with_a_sequence_that_still_runs() -> None:
     assert claimed[0] is not first
     assert claimed[1] == 15
     assert memory.used == 20
+
+
+def test_a_prefix_is_copied_from_stream_to_stream() -> None:
+    memory = FakeMemory(N_CELLS, streams=True)
+    slots = Slots(memory, N_SLOTS, partial=True)
+    first = computed(slots, memory, list(range(10)))
+    claimed = slots.claim([*range(8), 99])
+    assert claimed is not None
+    assert claimed[0].tokens == list(range(8))
+    assert claimed[1] == 8
+    assert len(first) == 10
+    assert memory.used == slots.n_used == 18
+
+
+def test_a_gap_between_streams_closes_only_when_nobody_fills_it() -> None:
+    memory = FakeMemory(N_CELLS, streams=True)
+    slots = Slots(memory, N_SLOTS, partial=True)
+    running = [computed(slots, memory, [i] * 5) for i in range(4)]
+    assert [slot.seq_id for slot in running] == [0, 1, 2, 3]
+    slots.release(running[1])
+    assert [slots.gather() for _ in range(GAP_STEPS)] == [{}] * GAP_STEPS
+    assert computed(slots, memory, [7] * 5) is running[1]
+    assert slots.gather() == {}
+    slots.release(running[1])
+    assert [slots.gather() for _ in range(GAP_STEPS)] == [{}] * GAP_STEPS
+    moved = slots.gather()
+    assert {source.seq_id: target.seq_id for source, target in moved.items()} in ({0: 1}, {3: 1})
+    assert slots.gather() == {}
 
 
 def test_a_long_retained_conversation_is_not_cut_for_a_short_common_beginning() -> None:
