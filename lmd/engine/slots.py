@@ -180,14 +180,12 @@ class Slots:
                 found = self.reusable(slot, tokens)
                 if found > n or (found == n > 0 and best is not None and best.busy and not slot.busy):
                     best, n = slot, found
-        fewest = min(map(self._n_runs, idle))
-        # An empty slot costs nobody anything; then the one that was used longest ago.
+        # A neighbour of busy streams; an empty slot, which costs nobody anything; the one that was used longest ago.
         others = sorted(
-            (slot for slot in idle if slot is not best and self._n_runs(slot) == fewest),
-            key=lambda slot: (len(slot) > 0, slot.last_used),
+            (slot for slot in idle if slot is not best),
+            key=lambda slot: (self._n_runs(slot), len(slot) > 0, slot.last_used),
         )
-        fits = best is not None and n * 2 >= len(best) and self._n_runs(best) == fewest
-        if best is not None and not best.busy and (fits or not others):
+        if best is not None and not best.busy and (n * 2 >= len(best) or not others):
             target = best
             if not self.truncate(target, n):
                 n = 0

@@ -160,11 +160,11 @@ class StreamsMachine(StoringSlotsMachine):
 
     streams = True
 
-    @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=14), reuse=st.booleans())
-    def claim_beside(self, tokens: list[int], reuse: bool) -> None:
+    @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=14))
+    def claim_beside(self, tokens: list[int]) -> None:
         busy = {slot.seq_id for slot, _ in self.running}
         fewest = min((n_runs(busy | {i}) for i in range(N_SLOTS) if i not in busy), default=0)
-        self.claim(tokens, reuse)
+        self.claim(tokens, reuse=False)
         assert len(busy) == N_SLOTS or n_runs({slot.seq_id for slot, _ in self.running}) == fewest
 
     @rule(steps=st.integers(1, GAP_STEPS + 1))
