@@ -190,12 +190,17 @@ class Engine:
 
         llama.cpp computes streams together as far as they are neighbours with equally many tokens. A prompt
         beside others of other lengths would be computed in pieces, some of them too small to be worth a pass over
-        the weights.
+        the weights; so would tokens that a grammar forced, which now wait for the next step.
         """
         if not self._context.streams:
             return [shares] if shares else []
         decoding = [share for share in shares if share[0].decoding]
         decoding.sort(key=lambda share: share[0].slot.seq_id if share[0].slot is not None else 0)
+        fewest = min((len(tokens) for _, tokens in decoding), default=0)
+        decoding = [
+            (sequence, tokens if sequence.draft else tokens[:fewest])  # a draft is verified at once or in vain
+            for sequence, tokens in decoding
+        ]
         groups = [[share] for share in shares if not share[0].decoding]
         return [decoding, *groups] if decoding else groups
 

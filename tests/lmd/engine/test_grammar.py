@@ -82,6 +82,22 @@ def test_forced_tokens_take_fewer_steps_and_give_the_same_text(driver: Driver, m
     assert few < many
 
 
+def test_forced_tokens_beside_other_streams_cost_no_further_pass_over_the_weights(make: Make) -> None:
+    driver = make(context_length=512, parallel=2)
+    alone = ask(driver, "Hello", "json_schema", json.dumps(PERSON)).text
+    driver.submit(chat("Count to 40."), raw={"ignore_eos": True})
+    driver.engine.step()
+    id = driver.submit(chat("Hello"), raw={"constraint": Constraint("json_schema", json.dumps(PERSON), [])})
+    while driver.instance.compiling:
+        driver.instance.collect()
+    driver.engine.step()
+    driver.engine.step()
+    while driver.sink.of(id).reason is None:
+        driver.engine.step()
+        assert driver.engine._batch.n == 2
+    assert driver.sink.of(id).text == alone
+
+
 def test_a_lazy_constraint_leaves_text_free_until_its_trigger(driver: Driver) -> None:
     source = 'start: "7, " "and that is all."'
     answer = ask(driver, "Count to 20.", "lark", source, ["7,"])
