@@ -88,7 +88,10 @@ class _Remembered:
 def _problem(schema: str) -> str:
     from llguidance import LLMatcher
 
-    grammar = LLMatcher.grammar_from_json_schema(schema, overrides=JSON_STYLE)
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=JSON_STYLE)
+    except ValueError as exc:  # what Python writes as JSON, it does not all read: numbers of 400 digits, say
+        return str(exc).split(" at line ")[0]
     return _first_error(grammar).split("\n  while processing ")[0]
 
 

@@ -69,6 +69,14 @@ def test_a_schema_that_is_wrong_or_fits_nothing_is_named_too(schema: Any, keywor
     assert caught.value.param == "response_format.json_schema.schema"
 
 
+@pytest.mark.parametrize("number", [10**400, -(10**400), float("inf"), float("nan")])
+def test_a_number_that_llguidance_cannot_read_is_refused_where_it_is(number: float) -> None:
+    schema = {"type": "object", "properties": {"age": {"type": "number", "maximum": number}}}
+    with pytest.raises(InvalidRequest) as caught:
+        check_schema(schema, "schema")
+    assert caught.value.param == "schema.properties.age"
+
+
 def test_schemas_are_not_kept_once_they_have_been_looked_at() -> None:
     """What is remembered of a schema must not be the schema: clients may send hundreds, of a megabyte each."""
 
