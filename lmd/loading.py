@@ -47,7 +47,7 @@ class LoadParams:
     parallel: Annotated[int, Ge(1), Le(256)] | None = None
     """Sequences computed at once; more wait in the engine's queue. Unset: 4."""
     kv_cells: Annotated[int, Ge(16)] | None = None
-    """Tokens in one KV cache that all sequences share. Unset: a whole context for each; where memory is short, fewer."""
+    """Tokens in one KV cache that all sequences share. Unset: a whole context for each, less where memory is short."""
     gpu_layers: Annotated[int, Ge(0)] | Literal["auto"] | None = None
     """Layers kept in VRAM. Unset and "auto": as many as fit (all, where there is no telling)."""
     threads: Annotated[int, Ge(1), Le(1024)] | None = None

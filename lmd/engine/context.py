@@ -199,6 +199,10 @@ class Context(NativeContext):
         if n >= 0:
             _lib.llama_memory_seq_rm(self.memory, target, n, -1)
 
+    def is_copying(self, seq_id: int) -> bool:
+        """Whether the next `decode` copies this stream, or to it."""
+        return any(seq_id in pair for pair in self._copies)
+
     def save(self, seq_id: int) -> bytes:
         """All that the memory holds of a sequence, as llama.cpp's own state data; empty where it cannot say."""
         if any(seq_id == target for _, target in self._copies):
@@ -209,8 +213,9 @@ class Context(NativeContext):
         return bytes(memoryview(buffer)[:written])
 
     def restore(self, seq_id: int, state: bytes) -> bool:
-        """Fill the empty sequence ``seq_id`` with what `save` gave. False: no room, or not from this context."""
-        if any(seq_id in pair for pair in self._copies):
-            return False
+        """Fill the empty sequence ``seq_id`` with what `save` gave. False: no room, or not from this context.
+
+        Not while it is copied (`is_copying`): the copy would come after it.
+        """
         buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
         return bool(_lib.llama_state_seq_set_data(self.pointer, buffer, len(state), seq_id))

@@ -24,7 +24,9 @@ from lmd.errors import ContextLengthExceeded, InvalidRequest, LmdError
 from lmd.generation import FinishReason, TokenLogprob, Usage
 
 STREAM_GAP_SECONDS = 0.4
-"""A step that carries a part of a long prompt beside running streams should not take longer than this."""
+"""Parts of long prompts between two tokens of running streams should not take longer than this."""
+SHORT_PROMPT = 48
+"""Tokens. Longer prompts gain nothing from being computed together, and are answered sooner one by one."""
 LEADER_GAIN = 64
 """Wait for another sequence's prefix when that saves computing at least this many tokens."""
 
@@ -194,15 +196,20 @@ class Engine:
         """
         if not self._context.streams:
             return [shares] if shares else []
-        decoding = [share for share in shares if share[0].decoding]
-        decoding.sort(key=lambda share: share[0].slot.seq_id if share[0].slot is not None else 0)
-        fewest = min((len(tokens) for _, tokens in decoding), default=0)
-        decoding = [
-            (sequence, tokens if sequence.draft else tokens[:fewest])  # a draft is verified at once or in vain
-            for sequence, tokens in decoding
-        ]
-        groups = [[share] for share in shares if not share[0].decoding]
-        return [decoding, *groups] if decoding else groups
+        fewest = min((len(tokens) for sequence, tokens in shares if sequence.decoding), default=0)
+        decoding, short, long = Shares(), dict[int, Shares](), list[Shares]()
+        for sequence, tokens in shares:
+            if sequence.decoding:  # a draft is verified at once or in vain
+                decoding.append((sequence, tokens if sequence.draft else tokens[:fewest]))
+            elif len(tokens) == fewest:
+                decoding.append((sequence, tokens))
+            elif len(tokens) <= SHORT_PROMPT:
+                short.setdefault(len(tokens), []).append((sequence, tokens))
+            else:
+                long.append([(sequence, tokens)])
+        for group in (decoding, *short.values()):
+            group.sort(key=lambda share: share[0].slot.seq_id if share[0].slot is not None else 0)
+        return [group for group in (decoding, *short.values(), *long) if group]
 
     def _admit(self) -> None:
         """Queued sequences get slots, in order, while there are sequences and cells for them."""

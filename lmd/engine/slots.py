@@ -27,6 +27,7 @@ class Memory(Protocol):
     def share(self, source: int, target: int, n: int) -> None: ...
     def save(self, seq_id: int) -> bytes: ...
     def restore(self, seq_id: int, state: bytes) -> bool: ...
+    def is_copying(self, seq_id: int) -> bool: ...
 
 
 def common_prefix(a: Seq[int], b: Seq[int]) -> int:
@@ -213,14 +214,16 @@ class Slots:
         if self._gap_steps <= GAP_STEPS:
             return {}
         n = len(busy)
-        start = max(range(len(self._slots) - n + 1), key=lambda i: sum(slot.busy for slot in self._slots[i : i + n]))
-        window = self._slots[start : start + n]
+        windows = [self._slots[i : i + n] for i in range(len(self._slots) - n + 1)]
+        # Where the fewest have to move, and the least that is retained has to go.
+        window = max(windows, key=lambda it: (sum(s.busy for s in it), -sum(len(s) for s in it if not s.busy)))
         holes = [slot for slot in window if not slot.busy]
         outside = [slot for slot in self._slots if slot.busy and slot not in window]
         moved = dict(zip(outside, holes, strict=True))
         for source, target in moved.items():
             self._empty(target)
-            self._share(source, target, len(source))
+            if source.tokens:
+                self._share(source, target, len(source))
             target.busy = True
             source.busy = False
             self.truncate(source, 0)
@@ -280,7 +283,7 @@ class Slots:
 
         None: it does not; 0: it should have, and the slot is empty now.
         """
-        if self._store is None:
+        if self._store is None or self._memory.is_copying(slot.seq_id):
             return None
         found = self._store.find(tokens, at_least=n + RESTORE_GAIN, partial=self._partial)
         if found is None:

@@ -287,10 +287,21 @@ def test_a_stream_that_is_still_to_be_copied_is_not_overwritten_from_the_store(m
     assert [driver.sink.of(id).text for id in ids] == alone
 
 
-def test_streams_that_moved_go_on_as_if_nothing_had_happened(make: Make) -> None:
+def test_short_prompts_of_one_length_are_computed_together(make: Make) -> None:
     driver = make(context_length=512, parallel=4)
+    for n in range(4):
+        driver.submit([7 + n] * 20, max_tokens=1)
+    driver.engine.step()
+    assert driver.engine._batch.n == 80
+
+
+def test_streams_that_moved_go_on_as_if_nothing_had_happened(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = make(context_length=512, parallel=4)
+    moves, gather = [], driver.engine.slots.gather
+    monkeypatch.setattr(driver.engine.slots, "gather", lambda: moves.append(gather()) or moves[-1])
     ids = {n: driver.submit(chat(f"Count to {n}."), raw={"cache_prompt": False}) for n in (30, 3, 4, 31)}
     driver.run()
+    assert any(moves)
     for n, id in ids.items():
         assert driver.sink.of(id).text == ", ".join(map(str, range(1, n + 1))) + "."
 

@@ -22,6 +22,14 @@ class FakeMemory:
         self.partial = partial
         self.streams = streams
         self.sequences: dict[int, list[object]] = {}
+        self.copying: list[tuple[int, int]] = []
+        """Between streams, what is shared is copied by the next computation."""
+
+    def decode(self) -> None:
+        self.copying.clear()
+
+    def is_copying(self, seq_id: int) -> bool:
+        return any(seq_id in pair for pair in self.copying)
 
     def compute(self, seq_id: int, n: int) -> None:
         self.sequences.setdefault(seq_id, []).extend(object() for _ in range(n))
@@ -46,12 +54,15 @@ class FakeMemory:
         return len(self.sequences.get(seq_id, [])).to_bytes(2, "little") * 50
 
     def restore(self, seq_id: int, state: bytes) -> bool:
+        assert not self.is_copying(seq_id), "the copy would come after it"
         self.compute(seq_id, int.from_bytes(state[:2], "little"))
         return True
 
     def share(self, source: int, target: int, n: int) -> None:
         cells = self.sequences.get(source, [])
         assert not self.sequences.get(target), "a target must be empty"
+        if self.streams:
+            self.copying.append((source, target))
         shared = list(cells if n < 0 else cells[:n])
         self.sequences[target] = [object() for _ in shared] if self.streams else shared
 
@@ -104,6 +115,7 @@ class SlotsMachine(RuleBasedStateMachine):
         if not self.slots.evict(len(new)):
             assert self.slots.n_available < len(new) + 0 or self.slots.n_free < len(new)
             return
+        self.memory.decode()
         self.memory.compute(slot.seq_id, len(new))
         self.slots.append(slot, new)
 
@@ -199,6 +211,7 @@ def computed(slots: Slots, memory: FakeMemory, tokens: list[int]) -> Slot:
     claimed = slots.claim(tokens)
     assert claimed is not None
     slot, n = claimed
+    memory.decode()
     memory.compute(slot.seq_id, len(tokens) - n)
     slots.append(slot, tokens[n:])
     return slot
@@ -234,6 +247,31 @@ def test_a_prefix_is_copied_from_stream_to_stream() -> None:
     assert claimed[1] == 8
     assert len(first) == 10
     assert memory.used == slots.n_used == 18
+
+
+def test_a_stored_conversation_outlives_a_slot_that_is_just_being_copied() -> None:
+    memory = FakeMemory(N_CELLS, streams=True)
+    slots = Slots(memory, 2, partial=True, store=PrefixStore(10_000))
+    for first in (0, 100, 200):
+        slots.release(computed(slots, memory, list(range(first, first + 12))))
+    assert slots.n_stored == 100
+    assert slots.claim([*range(100, 104), 99]) is not None  # the last third of 100… is copied from
+    claimed = slots.claim([*range(12), 99])
+    assert claimed is not None
+    assert claimed[1] == 0
+    slots.release(claimed[0])
+    memory.decode()
+    assert slots.claim([*range(12), 99]) == (claimed[0], 12)
+
+
+def test_a_gap_closes_where_nothing_is_retained() -> None:
+    memory = FakeMemory(N_CELLS, streams=True)
+    slots = Slots(memory, N_SLOTS, partial=True)
+    running = [computed(slots, memory, [i] * 5) for i in range(3)]
+    slots.release(running[1])
+    for _ in range(GAP_STEPS):
+        slots.gather()
+    assert {source.seq_id: target.seq_id for source, target in slots.gather().items()} == {0: 3}
 
 
 def test_a_gap_between_streams_closes_only_when_nobody_fills_it() -> None:
