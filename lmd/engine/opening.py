@@ -16,8 +16,9 @@ from lmd.loading import LoadParams
 DEFAULT_PARALLEL = 4
 DEFAULT_BATCH = 512
 RETAINED_SLOTS = 1
-"""Slots beyond ``parallel`` in a pool, which only keep prefixes. Few: each costs a row of logits, and its cells are passed
-over in every attention (four cost a tenth of the throughput of 8 clients). The rest is kept in RAM (`PrefixStore`)."""
+"""Slots beyond ``parallel`` in a pool, which only keep prefixes. Few: each costs a row of logits, and its cells are
+passed over in every attention (four cost a tenth of the throughput of 8 clients). The rest is kept in RAM
+(`PrefixStore`)."""
 STREAM_CELLS = 256
 """llama.cpp makes streams of a multiple of so many cells: others would take more memory than was planned."""
 DRAFT_OUTPUTS = 24
