@@ -9,6 +9,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import socket
 import struct
 import sys
@@ -172,9 +173,12 @@ class ConsoleFormatter(logging.Formatter):
         return text
 
 
+_QUOTED = re.compile(r'[\s"]')
+
+
 def _plain(value: Any) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if not text or any(c.isspace() or c == '"' for c in text) else text
+    return json.dumps(text, ensure_ascii=False) if not text or _QUOTED.search(text) else text
 
 
 class PrefixFormatter(logging.Formatter):
