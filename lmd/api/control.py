@@ -133,7 +133,7 @@ async def instances(request: web.Request) -> web.Response:
 
 
 async def presets(request: web.Request) -> web.Response:
-    return json_answer(preset_rows(services_of(request)))
+    return json_answer(await preset_rows(services_of(request)))
 
 
 async def preset_detail(request: web.Request) -> web.Response:
@@ -158,8 +158,8 @@ async def check_presets(request: web.Request) -> web.Response:
     problems = await asyncio.to_thread(services.config.check, model_files(services))
     spoiled = {problem.file for problem in problems}
     # What is served is what was read last, a moment ago where it has just been edited.
-    missing = [problem for problem in missing_models(services) if problem.file not in spoiled]
-    return json_answer(problem_rows([*problems, *missing]))
+    missing = await asyncio.to_thread(missing_models, services.catalog, services.config.snapshot)
+    return json_answer(problem_rows([*problems, *(one for one in missing if one.file not in spoiled)]))
 
 
 # ── what changes something ────────────────────────────────────────────────────────────────────

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,8 @@ from lmd.protocol import ModelRow, PresetRow, ProblemRow
 
 if TYPE_CHECKING:
     from lmd.api.services import Services
-    from lmd.config.preset import Preset
-    from lmd.library.catalog import Model
+    from lmd.config.snapshot import Snapshot
+    from lmd.library.catalog import Catalog, Model
 
 
 def problem_rows(problems: Iterable[Problem]) -> list[ProblemRow]:
@@ -84,31 +85,29 @@ def _model_row(model: Model, loaded: list[str], presets: list[str]) -> ModelRow:
     )
 
 
-def _missing_model(services: Services, preset: Preset) -> tuple[Problem, ...]:
-    try:
-        model_of(preset, services.catalog)
-    except LmdError as error:
-        return (Problem(str(preset.file), error.message, key="model"),)
-    return ()
+def missing_models(catalog: Catalog, snapshot: Snapshot) -> list[Problem]:
+    """Of presets that could be served if their models could. Blocks: models outside the directories are looked at."""
+    missing = []
+    for preset in snapshot.presets.values():
+        try:
+            model_of(preset, catalog)
+        except LmdError as error:
+            missing.append(Problem(str(preset.file), error.message, key="model"))
+    return missing
 
 
-def missing_models(services: Services) -> tuple[Problem, ...]:
-    """Of presets that could be served if their models could."""
-    presets = services.config.snapshot.presets.values()
-    return tuple(problem for preset in presets for problem in _missing_model(services, preset))
-
-
-def preset_rows(services: Services) -> list[PresetRow]:
+async def preset_rows(services: Services) -> list[PresetRow]:
     """Served presets (those whose model is not there are not), then files that serve nothing because they are wrong."""
     snapshot = services.config.snapshot
+    missing = await asyncio.to_thread(missing_models, services.catalog, snapshot)
     wrong: dict[str, list[Problem]] = {}
     for problem in current_problems(services):
         wrong.setdefault(problem.file, []).append(problem)
     loaded = services.pool.names()
     rows = []
     for preset in snapshot.presets.values():
-        missing = _missing_model(services, preset)
-        problems = [*wrong.pop(str(preset.file), ()), *missing]
+        without = [problem for problem in missing if problem.file == str(preset.file)]
+        problems = [*wrong.pop(str(preset.file), ()), *without]
         rows.append(
             PresetRow(
                 name=preset.name,
@@ -118,7 +117,7 @@ def preset_rows(services: Services) -> list[PresetRow]:
                 aliases=list(preset.aliases),
                 loaded=loaded.get(preset.name, []),
                 problems=problem_rows(problems),
-                serving=not missing,
+                serving=not without,
             )
         )
     directory = snapshot.settings.paths.presets

@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import hdrs, web
 
 from lmd.api.activity import current_record
+from lmd.api.services import services_of
 from lmd.api.status import error_code, http_status, internal_error
 from lmd.errors import LmdError
-from lmd.generation import GenerationEvent
+from lmd.generation import GenerationEvent, LoadProgress, PromptProgress
+
+if TYPE_CHECKING:
+    from lmd.api.generate import Events
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +143,53 @@ class Outlet:
             self._stream.send_now(data)
 
 
-def late_error(raised: Exception) -> tuple[LmdError, int]:
+class Told(Protocol):
+    """An answer in a dialect's events."""
+
+    def feed(self, event: GenerationEvent) -> bytes:
+        """The event as it goes out; b"" where nothing does."""
+
+    def closing(self) -> bytes:
+        """What comes after the last event."""
+
+    def failed(self, error: LmdError, status: int) -> bytes:
+        """What comes instead, after an error."""
+
+
+async def stream_answer(
+    request: web.Request,
+    told: Told,
+    events: Callable[[Outlet], Events],
+    finish: Callable[[], Awaitable[None]] | None = None,
+) -> web.StreamResponse:
+    """Send what ``told`` makes of the events. ``finish``: what has to be done before the end is told.
+
+    An error before anything went out is raised, so that it becomes a plain HTTP error.
+    """
+    async with (
+        EventStream(request, services_of(request).keep_alive_seconds) as stream,
+        aclosing(events(stream.outlet(told.feed))) as source,
+    ):
+        try:
+            async for event in source:
+                if isinstance(event, LoadProgress):
+                    stream.note(f"loading {event.instance}: {event.fraction:.0%}")
+                elif isinstance(event, PromptProgress):
+                    stream.note(f"prompt: {event.done} of {event.total} tokens")
+                if data := told.feed(event):
+                    await stream.send(data)
+            if finish is not None:
+                await finish()
+            last = told.closing()
+        except Exception as raised:
+            if not stream.started or isinstance(raised, ConnectionError):
+                raise
+            last = told.failed(*_late_error(raised))
+        await stream.end(last)
+    return stream.response
+
+
+def _late_error(raised: Exception) -> tuple[LmdError, int]:
     """An error to be told inside a stream whose status is already out: logged, with the status it would have had."""
     if isinstance(raised, LmdError):
         error = raised

@@ -11,5 +11,5 @@ def refuse_unsupported(request: GenerationRequest) -> None:
         return
     if any(isinstance(part, ImagePart) for message in prompt.messages for part in message.parts):
         raise Unsupported(
-            "Images are not implemented in this version of lmd.", hint="Leave 'messages' out.", param="messages"
+            "Images are not implemented in this version of lmd.", hint="Send the text alone.", param="messages"
         )

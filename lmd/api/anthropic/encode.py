@@ -12,7 +12,9 @@ from typing import Any, Literal, cast
 import jiter
 import msgspec
 
+from lmd.api.anthropic.errors import error_event
 from lmd.api.anthropic.shapes import AnthropicMessage, Block, MessageUsage, StopReason
+from lmd.errors import LmdError
 from lmd.generation import (
     Finished,
     FinishReason,
@@ -161,6 +163,9 @@ class Answer:
             + _event("message_delta", delta=delta, usage=usage_object(finished.usage))
             + _event("message_stop")
         )
+
+    def failed(self, error: LmdError, status: int) -> bytes:
+        return error_event(error, status)
 
     def _open(self) -> bytes:
         if self._started:

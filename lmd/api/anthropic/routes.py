@@ -11,14 +11,12 @@ from aiohttp import web
 from lmd.api.anthropic.body import CountBody, MessagesBody
 from lmd.api.anthropic.decode import decode_count, decode_messages
 from lmd.api.anthropic.encode import Answer
-from lmd.api.anthropic.errors import error_event
 from lmd.api.anthropic.shapes import AnthropicError, AnthropicMessage, TokenCount
-from lmd.api.generate import Events, Generation, count_prompt
+from lmd.api.generate import Generation, count_prompt
 from lmd.api.middleware import json_body
 from lmd.api.openapi import Operation
 from lmd.api.services import services_of
-from lmd.api.sse import EventStream, late_error
-from lmd.generation import LoadProgress, PromptProgress
+from lmd.api.sse import stream_answer
 
 
 def routes() -> Sequence[web.RouteDef]:
@@ -42,7 +40,7 @@ async def messages(request: web.Request) -> web.StreamResponse:
     generation = Generation(services_of(request), decoded.request)
     answer = Answer(generation.model, show_thinking=decoded.show_thinking)
     if decoded.stream:
-        return await _stream(request, answer, generation)
+        return await stream_answer(request, answer, generation.events)
     async with aclosing(generation.events()) as events:
         async for event in events:
             answer.feed(event)
@@ -53,28 +51,3 @@ async def count_tokens(request: web.Request) -> web.Response:
     """Loads the model where it is not: only its own vocabulary and template tell."""
     counted = await count_prompt(services_of(request), decode_count(await json_body(request)))
     return web.Response(body=msgspec.json.encode({"input_tokens": counted}), content_type="application/json")
-
-
-async def _stream(request: web.Request, answer: Answer, generation: Generation) -> web.StreamResponse:
-    async with (
-        EventStream(request, services_of(request).keep_alive_seconds) as stream,
-        aclosing(generation.events(stream.outlet(answer.feed))) as events,
-    ):
-        try:
-            await _send_all(stream, answer, events)
-        except Exception as raised:
-            if not stream.started or isinstance(raised, ConnectionError):
-                raise
-            await stream.send(error_event(*late_error(raised)))
-    return stream.response
-
-
-async def _send_all(stream: EventStream, answer: Answer, events: Events) -> None:
-    async for event in events:
-        if isinstance(event, LoadProgress):
-            stream.note(f"loading {event.instance}: {event.fraction:.0%}")
-        elif isinstance(event, PromptProgress):
-            stream.note(f"prompt: {event.done} of {event.total} tokens")
-        if data := answer.feed(event):
-            await stream.send(data)
-    await stream.end(answer.closing())

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 
 from aiohttp import web
 
 from lmd.api.completions.decode import Decoded
 from lmd.api.completions.encode import Answer, Extras
-from lmd.api.completions.errors import error_event
 from lmd.api.generate import Events, Generation, Outlet, merged
 from lmd.api.middleware import json_body
 from lmd.api.services import services_of
-from lmd.api.sse import EventStream, late_error
-from lmd.generation import LoadProgress, PromptProgress, RawPrompt
+from lmd.api.sse import stream_answer
+from lmd.generation import RawPrompt
 
 
 async def respond(
@@ -37,7 +37,7 @@ async def respond(
         extras=extras(generations[0]) if extras is not None else None,
     )
     if decoded.stream:
-        return await _stream(request, answer, generations)
+        return await stream_answer(request, answer, partial(_events, generations))
     async with aclosing(_events(generations)) as events:
         async for event in events:
             answer.add(event)
@@ -48,30 +48,3 @@ def _events(generations: Sequence[Generation], outlet: Outlet | None = None) -> 
     if len(generations) == 1:
         return generations[0].events(outlet)
     return merged([generation.events() for generation in generations])
-
-
-async def _stream(request: web.Request, answer: Answer, generations: Sequence[Generation]) -> web.StreamResponse:
-    async with (
-        EventStream(request, services_of(request).keep_alive_seconds) as stream,
-        aclosing(_events(generations, stream.outlet(answer.chunk))) as events,
-    ):
-        try:
-            await _send_all(stream, answer, events)
-        except Exception as raised:
-            if not stream.started or isinstance(raised, ConnectionError):
-                raise
-            await stream.send(error_event(*late_error(raised)))
-    return stream.response
-
-
-async def _send_all(stream: EventStream, answer: Answer, events: Events) -> None:
-    opening = answer.opening()
-    async for event in events:
-        if isinstance(event, LoadProgress):
-            stream.note(f"loading {event.instance}: {event.fraction:.0%}")
-        elif isinstance(event, PromptProgress):
-            stream.note(f"prompt: {event.done} of {event.total} tokens")
-        elif data := answer.chunk(event):
-            await stream.send(opening + data)
-            opening = b""
-    await stream.end(opening + answer.closing())

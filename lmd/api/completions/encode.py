@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from lmd.api.completions.errors import error_event
+from lmd.errors import LmdError
 from lmd.generation import (
     Finished,
     FinishReason,
@@ -166,6 +168,7 @@ class Answer:
         self._include_usage = include_usage
         self._extras = extras
         self._running = choices
+        self._opened = False
         self._head: dict[str, Any] = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
             "object": "chat.completion" if chat else "text_completion",
@@ -221,16 +224,23 @@ class Answer:
 
     # ── stream ──
 
-    def opening(self) -> bytes:
+    def feed(self, event: GenerationEvent) -> bytes:
+        """The event as it goes out; b"" where OpenAI's clients have no use for it."""
+        data = self._event(event)
+        return self._open() + data if data and not self._opened else data
+
+    def _open(self) -> bytes:
         """A chat's first chunk of each choice: its role."""
+        if self._opened:
+            return b""
+        self._opened = True
         if not self._chat:
             return b""
         return b"".join(
             self._chunk(index, {"role": "assistant", "content": ""}, None) for index in range(len(self._choices))
         )
 
-    def chunk(self, event: GenerationEvent) -> bytes:
-        """The event as it goes out; b"" where OpenAI's clients have no use for it."""
+    def _event(self, event: GenerationEvent) -> bytes:
         if isinstance(event, TextDelta):
             if not self._logprobs:
                 return self._text_before[event.choice] + _json(event.text) + self._text_after
@@ -278,11 +288,15 @@ class Answer:
 
     def closing(self) -> bytes:
         """What comes after every choice has ended."""
+        opening = self._open()
         if not self._include_usage:
-            return DONE
+            return opening + DONE
         usage = _json(usage_object(self.usage()))
         more = _tail(self._more())
-        return b"data: " + self._chunk_head + b',"choices":[],"usage":' + usage + more + b"}\n\n" + DONE
+        return opening + b"data: " + self._chunk_head + b',"choices":[],"usage":' + usage + more + b"}\n\n" + DONE
+
+    def failed(self, error: LmdError, status: int) -> bytes:
+        return error_event(error, status)
 
 
 def _tail(more: Mapping[str, Any]) -> bytes:

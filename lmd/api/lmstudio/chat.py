@@ -13,12 +13,12 @@ from aiohttp import web
 from lmd.api.abilities import abilities_of
 from lmd.api.body import read_body
 from lmd.api.data_url import image_of
-from lmd.api.generate import Events, Generation
+from lmd.api.generate import Generation
 from lmd.api.lmstudio.body import ChatBody, ImageInput
 from lmd.api.lmstudio.events import Stream, Transcript
 from lmd.api.middleware import json_body
 from lmd.api.services import Services, services_of
-from lmd.api.sse import EventStream, late_error
+from lmd.api.sse import stream_answer
 from lmd.api.ttl import ttl_of
 from lmd.api.unsupported import refuse_unsupported
 from lmd.conversations import History, Response
@@ -26,10 +26,8 @@ from lmd.errors import InvalidRequest, NotFound, Unsupported
 from lmd.generation import (
     ChatPrompt,
     GenerationRequest,
-    LoadProgress,
     Message,
     Part,
-    PromptProgress,
     Role,
     SamplingParams,
     TextPart,
@@ -166,29 +164,9 @@ async def _finish(services: Services, asked: Asked, generation: Generation, tran
 async def _stream(
     request: web.Request, asked: Asked, generation: Generation, transcript: Transcript
 ) -> web.StreamResponse:
-    services = services_of(request)
     told = Stream(transcript)
-    async with (
-        EventStream(request, services.keep_alive_seconds) as stream,
-        aclosing(generation.events(stream.outlet(told.feed))) as events,
-    ):
-        try:
-            await _send_all(stream, told, events)
-            result = await _finish(services, asked, generation, transcript)
-        except Exception as raised:
-            if not stream.started or isinstance(raised, ConnectionError):
-                raise
-            await stream.send(told.failed(*late_error(raised)))
-            result = transcript.result()
-        await stream.end(told.end(result))
-    return stream.response
 
+    async def finish() -> None:
+        told.result = await _finish(services_of(request), asked, generation, transcript)
 
-async def _send_all(stream: EventStream, told: Stream, events: Events) -> None:
-    async for event in events:
-        if isinstance(event, LoadProgress):
-            stream.note(f"loading {event.instance}: {event.fraction:.0%}")
-        elif isinstance(event, PromptProgress):
-            stream.note(f"prompt: {event.done} of {event.total} tokens")
-        if data := told.feed(event):
-            await stream.send(data)
+    return await stream_answer(request, told, generation.events, finish)

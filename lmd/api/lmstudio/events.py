@@ -89,6 +89,8 @@ class Stream:
         self._prompt: Literal["waiting", "processing", "done"] = "waiting"
         self._section: Section | None = None
         self._opened = False
+        self.result: ChatResult | None = None
+        """What is told at the end, where that is more than the transcript's own."""
 
     def feed(self, event: GenerationEvent) -> bytes:
         """The event as it goes out; b"" where there is nothing to tell."""
@@ -112,12 +114,12 @@ class Stream:
                 return self._open() + self._end_prompt() + self._end_section()
         return b""
 
-    def failed(self, error: LmdError, status: int) -> bytes:
-        """An error after the beginning; `end` follows."""
-        return self._open() + self._end_section() + _event("error", **error_object(error, status))
+    def closing(self) -> bytes:
+        return self._open() + _event("chat.end", result=self.result or self._transcript.result())
 
-    def end(self, result: ChatResult) -> bytes:
-        return self._open() + _event("chat.end", result=result)
+    def failed(self, error: LmdError, status: int) -> bytes:
+        told = self._open() + self._end_section() + _event("error", **error_object(error, status))
+        return told + self.closing()
 
     # ── what goes before ──
 
