@@ -273,12 +273,9 @@ class Engine:
             for sequence in self._running
         )
         slice_ = prompt_slice(self._prompt_token_seconds, STREAM_GAP_SECONDS, limit) if streams and long else limit
-        shares = plan(needs, limit, slice_)
-        if not self._context.streams or slice_ < limit:
-            return shares
-        # Each prompt is computed by itself: what is cut off of one would be a pass over the weights for a few tokens.
-        whole = {i: n for i, n, decoding in needs if not decoding and SHORT_PROMPT < n <= limit}
-        return [Share(i, whole.get(i, n)) for i, n in shares]
+        slack = limit // 4
+        alone = self._context.streams and slice_ == limit and slack > SHORT_PROMPT  # which share batches
+        return plan(needs, limit, slice_, slack if alone else 0)
 
     def _limits(self) -> dict[Sequence, int]:
         """How many tokens to compute now of sequences that must not go on as far as they could.

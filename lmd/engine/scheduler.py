@@ -19,12 +19,15 @@ class Share(NamedTuple):
     n: int
 
 
-def plan(needs: Sequence[Need], budget: int, prompt_budget: int) -> list[Share]:
-    """Shares for one batch of at most ``budget`` tokens, of which at most ``prompt_budget`` are prompt.
+def plan(needs: Sequence[Need], budget: int, prompt_budget: int, slack: int = 0) -> list[Share]:
+    """Shares for one step of at most ``budget`` tokens, of which at most ``prompt_budget`` are prompt.
 
     ``needs`` come in order of arrival. Decoding sequences go first, so that a long prompt never stops a stream.
     Then prompts: those that fit into a quarter of what is left go before longer ones, so that a short question does
     not wait behind a long document; the oldest of the longer ones is still sure of a quarter in every step.
+    ``slack``: a prompt longer than that is not cut for the sake of so few tokens, which then come on top, and none but
+    the oldest of the longer ones is begun with fewer. Only where each prompt is a batch of its own: for these,
+    crumbs are a pass over the weights each.
     """
     shares: list[Share] = []
     left = budget
@@ -43,6 +46,10 @@ def plan(needs: Sequence[Need], budget: int, prompt_budget: int) -> list[Share]:
         if need.pending > quarter:
             kept = 0
         n = min(need.pending, left - kept)
+        if slack < need.pending <= min(n + slack, budget):
+            n = need.pending if n > 0 else 0
+        elif n < min(slack, need.pending) and need not in long[:1]:
+            n = 0
         if n > 0:
             shares.append(Share(need.key, n))
             left -= n

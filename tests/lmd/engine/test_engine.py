@@ -296,10 +296,11 @@ def test_short_prompts_of_one_length_are_computed_together(make: Make) -> None:
 
 
 def test_no_prompt_that_fits_into_a_batch_is_computed_in_pieces(make: Make) -> None:
-    driver = make(context_length=512, parallel=4, batch=128)
-    ids = [driver.submit([7 + n] * (100 - n), max_tokens=1) for n in range(4)]
+    driver = make(context_length=512, parallel=4, batch=256)
+    lengths = [100, 99, 98, 160]
+    ids = [driver.submit([7 + n] * length, max_tokens=1) for n, length in enumerate(lengths)]
     driver.run()
-    assert [driver.sink.of(id).progress for id in ids] == [[(100 - n, 100 - n)] for n in range(4)]
+    assert [driver.sink.of(id).progress for id in ids] == [[(length, length)] for length in lengths]
 
 
 def test_streams_that_moved_go_on_as_if_nothing_had_happened(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmd.engine.scheduler import Need, plan, prompt_slice
+from lmd.engine.scheduler import Need, Share, plan, prompt_slice
 
 needs = st.lists(st.tuples(st.integers(1, 2000), st.booleans()), max_size=12).map(
     lambda items: [Need(i, pending, decoding) for i, (pending, decoding) in enumerate(items)]
@@ -35,6 +35,28 @@ def test_streams_go_before_prompts(needs: list[Need], budget: int) -> None:
     shares = {share.key: share.n for share in plan(needs, budget, budget)}
     starved = [need for need in needs if need.decoding and shares.get(need.key, 0) < need.pending]
     assert not starved or not any(shares.get(need.key) for need in needs if not need.decoding)
+
+
+@given(needs, st.integers(16, 600), st.integers(0, 200))
+def test_with_slack_prompts_are_whole_or_cut_where_much_is_on_both_sides(
+    needs: list[Need], budget: int, slack: int
+) -> None:
+    shares = plan(needs, budget, budget, slack)
+    pending = {need.key: need.pending for need in needs if not need.decoding}
+    prompts = [share for share in shares if share.key in pending]
+    assert sum(share.n for share in shares) <= budget + slack
+    assert all(share.n <= min(pending[share.key], budget) for share in prompts)
+    cut = [share for share in prompts if share.n < pending[share.key]]
+    assert all(pending[share.key] - share.n > slack for share in cut if pending[share.key] <= budget)
+    assert sum(share.n < slack for share in cut) <= 1
+    left = budget - sum(share.n for share in shares if share.key not in pending)
+    assert not (pending and left > 0) or prompts
+
+
+def test_slack_spares_short_prompts_a_second_batch_and_long_ones_a_crumb() -> None:
+    assert plan([Need(i, 130, False) for i in range(8)], 512, 512, 128) == [Share(i, 130) for i in range(4)]
+    assert plan([Need(0, 500, False), Need(1, 500, False)], 512, 512, 128) == [Share(0, 500)]
+    assert plan([Need(0, 600, False)], 512, 512, 128) == [Share(0, 512)]
 
 
 def test_a_short_prompt_does_not_wait_behind_a_long_one() -> None:
