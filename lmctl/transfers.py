@@ -1,12 +1,10 @@
 """Watching downloads: the daemon owns them, so a watcher may come, go, and outlive the daemon."""
 
-import os
 import select
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from lmctl.client import Client
 from lmctl.errors import CommandError, Unreachable
@@ -140,23 +138,7 @@ def answered(question: str) -> str:
     KeyboardInterrupt, EOFError where nothing is.
     """
     console(err=True).print(one_line(question), end=" ")
-    with _interrupts_awaited():
-        return input().strip().lower()
-
-
-@contextmanager
-def _interrupts_awaited() -> Iterator[None]:
-    """Wait until a line is there to be read or Ctrl-C was typed.
-
-    Between the question and Python's wait for keys is a gap, in which an interrupt is seen at the next key only; what
-    writes to a pipe when it comes is seen whenever it came.
-    """
-    told, tell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    before = signal.set_wakeup_fd(tell)
-    try:
-        select.select([sys.stdin, told], [], [])
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(told)
-        os.close(tell)
+    # An interrupt just before Python waits for keys is seen at the next key only: so it does not wait long at once.
+    while not select.select([sys.stdin], [], [], 0.1)[0]:
+        pass
+    return input().strip().lower()

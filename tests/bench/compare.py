@@ -39,15 +39,21 @@ FOR_THE_READER: dict[str, Launch] = {
 
 
 async def compare(scenario: Scenario, setup: Setup, rounds: int, launchers: dict[str, Launch]) -> Comparison:
-    """Run ``scenario`` ``rounds`` times on each server, in turn."""
+    """Run ``scenario`` ``rounds`` times on each server, in turn, but for what one for the reader fails."""
     measured: dict[str, list[Figures]] = {name: [] for name in launchers}
     for number in range(rounds):
         for name, launch in launchers.items():
             started = time.perf_counter()
-            async with launch(setup) as server:
-                measured[name].append(await scenario.measure(server, f"{scenario.name}/{number}"))
+            try:
+                async with launch(setup) as server:
+                    measured[name].append(await scenario.measure(server, f"{scenario.name}/{number}"))
+            except (RequestFailed, ServerFailed) as exc:
+                if name not in FOR_THE_READER:
+                    raise
+                tell(f"left out: round {number + 1} of {name}: {str(exc).splitlines()[0]}")
+                continue
             tell(f"{scenario.name}, round {number + 1} of {rounds}, {name}: {time.perf_counter() - started:.0f} s")
-    return Comparison(scenario, measured)
+    return Comparison(scenario, {name: figures for name, figures in measured.items() if figures})
 
 
 def setup_for(scenario: Scenario, model: RandomModel, threads: int) -> Setup:
@@ -67,11 +73,15 @@ def model_name(scenario: Scenario, model: RandomModel) -> str:
 
 def described(comparison: Comparison, model: str, setup: Setup, rounds: int) -> str:
     """The table and all that is needed to make it again."""
+    fewer = "".join(
+        f" ({len(figures)} of {name})" for name, figures in comparison.rounds.items() if len(figures) < rounds
+    )
     return "\n\n".join(
         [
             table(comparison),
             f"{datetime.now(UTC):%Y-%m-%d}, {model}, random weights, {setup.threads} threads,"
-            f" {setup.parallel} sequences of {setup.n_ctx} tokens, medians of {rounds}; {machine()}; {versions()}.",
+            f" {setup.parallel} sequences of {setup.n_ctx} tokens, medians of {rounds}{fewer};"
+            f" {machine()}; {versions()}.",
             f"Lowest–highest, {PEERS} against {OURS}: {spread(comparison)}.",
         ]
     )
