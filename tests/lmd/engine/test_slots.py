@@ -333,3 +333,30 @@ def test_the_store_forgets_what_was_used_longest_ago() -> None:
     assert store.find([*range(200, 205)], at_least=2, partial=False) is None
     assert store.find([*range(200, 215)], at_least=2, partial=False) is not None
     assert store.size == 0
+
+
+KEYS = st.lists(st.integers(0, 2), min_size=2, max_size=7).map(tuple)
+
+
+@given(st.lists(st.tuples(st.sampled_from(("keep", "find", "find whole")), KEYS), max_size=40), st.integers(1, 3))
+def test_the_store_finds_what_a_look_at_every_entry_finds(
+    steps: list[tuple[str, tuple[int, ...]]], at_least: int
+) -> None:
+    store = PrefixStore(600)
+    kept: list[tuple[int, ...]] = []  # longest ago first
+    for what, key in steps:
+        if what == "keep":
+            assert store.wants(key) is not any(entry[: len(key)] == key for entry in kept)
+            if store.wants(key):
+                store.put(key, bytes(100))
+                kept = [*(entry for entry in kept if key[: len(entry)] != entry), key][-6:]
+        else:
+            partial = what == "find"
+            served = {entry: min(common_prefix(entry, key), len(key) - 1) for entry in kept}
+            fit = {entry: n for entry, n in served.items() if n >= at_least and (partial or n == len(entry))}
+            found = store.find(key, at_least=at_least, partial=partial)
+            assert (found is None) is not bool(fit)
+            if found is not None:
+                assert fit[tuple(found[0])] == max(fit.values())
+                kept.remove(tuple(found[0]))
+        assert store.size == 100 * len(kept)
