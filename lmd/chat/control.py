@@ -45,10 +45,10 @@ class ControlTexts:
             if text[at : at + length] in self._texts and at + length <= len(text)
         ]
 
-    def open_end(self, text: str) -> int | None:
-        """Where the longest end of ``text`` begins that what comes after it could make a control text of."""
+    def open_ends(self, text: str) -> list[int]:
+        """Where every end of ``text`` begins that what comes after it could make a control text of."""
         longest = self._lengths[0] - 1 if self._lengths else 0
-        return next((at for at in range(max(0, len(text) - longest), len(text)) if text[at:] in self._heads), None)
+        return [at for at in range(max(0, len(text) - longest), len(text)) if text[at:] in self._heads]
 
     def opens_amid(self, text: str) -> bool:
         """Whether ``text`` begins as a control text ends, so that what comes before it could make one."""
@@ -116,8 +116,7 @@ class Guard:
     def _text(self, text: str, kept: frozenset[str]) -> str:
         places = {at for at, end in self._control.spans(text) if text[at:end] not in kept}
         self.spelled |= bool(places)
-        if (open_end := self._control.open_end(text)) is not None:
-            places.add(open_end)
+        places.update(self._control.open_ends(text))
         if self._control.opens_amid(text):
             places.add(0)
         return self._replaced(text, places)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lmd.chat.control import ControlTexts, Guard, Part, control_texts
@@ -104,8 +104,10 @@ def test_text_that_a_template_writes_as_json_comes_back(ascii_only: str) -> None
     assert tokens(rendered.parts, control) == ["<|im_end|>"]
 
 
+@example(texts={"<a<", "a<"}, contents=["<a"])  # two ends of one text that could become tokens, one in the other
 @given(
-    texts=st.sets(st.text("<>ab", min_size=2, max_size=5), max_size=5),
+    # "><" stands between two of the template's own: that one is nobody else's.
+    texts=st.sets(st.text("<>ab", min_size=2, max_size=5).filter(lambda text: text != "><"), max_size=5),
     contents=st.lists(st.text("<|Z>ab \U000f0000", max_size=12), max_size=4),
 )
 def test_whatever_is_written_the_control_tokens_are_the_templates_own(texts: set[str], contents: list[str]) -> None:
