@@ -100,24 +100,24 @@ async def preset_rows(services: Services) -> list[PresetRow]:
     """Served presets (those whose model is not there are not), then files that serve nothing because they are wrong."""
     snapshot = services.config.snapshot
     missing = await asyncio.to_thread(missing_models, services.catalog, snapshot)
+    without = {problem.file for problem in missing}
     wrong: dict[str, list[Problem]] = {}
-    for problem in current_problems(services):
+    for problem in (*current_problems(services), *missing):
         wrong.setdefault(problem.file, []).append(problem)
     loaded = services.pool.names()
     rows = []
     for preset in snapshot.presets.values():
-        without = [problem for problem in missing if problem.file == str(preset.file)]
-        problems = [*wrong.pop(str(preset.file), ()), *without]
+        file = str(preset.file)
         rows.append(
             PresetRow(
                 name=preset.name,
-                file=str(preset.file),
+                file=file,
                 model=preset.model,
                 description=preset.description,
                 aliases=list(preset.aliases),
                 loaded=loaded.get(preset.name, []),
-                problems=problem_rows(problems),
-                serving=not without,
+                problems=problem_rows(wrong.pop(file, ())),
+                serving=file not in without,
             )
         )
     directory = snapshot.settings.paths.presets

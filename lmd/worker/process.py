@@ -218,7 +218,7 @@ class WorkerProcess:
         self._end(reason)
         self._output.close()
         if expected:
-            log.debug("worker %d of %s has ended", self.pid, self.name, extra=fields(INSTANCE=self.name))
+            log.debug("worker %d has ended", self.pid, extra=fields(INSTANCE=self.name))
         else:
             log.error("%s", reason.message, extra=fields(INSTANCE=self.name, WORKER_PID=self.pid))
             for line in self._output.tail:
@@ -384,7 +384,7 @@ class WorkerProcess:
 
     def _lied(self, what: str) -> None:
         if self._reason is None:
-            log.error("worker %d of %s %s", self.pid, self.name, what, extra=fields(INSTANCE=self.name))
+            log.error("worker %d %s", self.pid, what, extra=fields(INSTANCE=self.name))
             self.kill(WorkerDied(f"The worker of '{self.name}' {what} and was ended."))
 
     def _fail_pending(self, reason: LmdError) -> None:
