@@ -1,15 +1,13 @@
 """llama-cpp-python's two servers, for the reader of the tables: ``llama_cpp.server`` and ``examples/server``.
 
 Both run on the installed bindings, thus on the very llama.cpp that lmd binds. What they want beyond that (FastAPI and
-the like) goes into an environment of its own in the cache, installed by pip on the first use. Neither tells how many
+the like) goes into a folder of its own in the cache, installed by pip on the first use. Neither tells how many
 tokens it streamed, so that their tokens are counted by what was asked for (`tests.bench.stream`).
 """
 
 import json
-import site
 import subprocess
 import sys
-import venv
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -34,22 +32,24 @@ class CannotRun(Exception):
     """A server cannot run here. Says why."""
 
 
-def python() -> Path:
-    """The interpreter that has what both servers import. CannotRun where pip cannot get it."""
-    folder = cache_dir() / f"python-servers-{llama_source.version()}"
-    interpreter, done = folder / "bin/python", folder / "installed"
-    if not done.exists():
-        venv.create(folder, with_pip=True, clear=True)
-        (library,) = folder.glob("lib/python*/site-packages")
-        # What is installed here is there as well, and pip knows: the bindings first of all.
-        (library / "ours.pth").write_text("\n".join(site.getsitepackages()))
-        installing = subprocess.run(
-            [interpreter, "-m", "pip", "install", "--quiet", *PACKAGES], capture_output=True, text=True
-        )
-        if installing.returncode:
-            raise CannotRun(f"pip could not install {', '.join(PACKAGES)}: {installing.stderr.strip()[-2000:]}")
-        done.touch()
-    return interpreter
+def python() -> Sequence[str | Path]:
+    """How to start this interpreter with what both servers import. CannotRun where pip cannot get it."""
+    # Nothing in it points to the environment of the checkout that made it, which may be gone while the cache stays.
+    folder = cache_dir() / f"python-servers-{sys.implementation.cache_tag}"
+    if not folder.exists():
+        # Installed beside its final place and renamed: two processes may do so, a cut-off one must not look whole.
+        with TemporaryDirectory(dir=cache_dir(), prefix="install-") as temporary:
+            target = Path(temporary, "packages")
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", target, *PACKAGES]
+            installing = subprocess.run(command, capture_output=True, text=True)
+            if installing.returncode:
+                raise CannotRun(f"pip could not install {', '.join(PACKAGES)}: {installing.stderr.strip()[-2000:]}")
+            try:
+                target.rename(folder)
+            except OSError:
+                if not folder.exists():
+                    raise
+    return "env", f"PYTHONPATH={folder}", sys.executable
 
 
 @asynccontextmanager
@@ -57,7 +57,8 @@ async def llama_cpp_server(setup: Setup) -> AsyncIterator[Server]:
     """``python -m llama_cpp.server``: one request at a time, the others wait for it."""
     port = free_port()
     command: Sequence[str | Path] = [
-        *(python(), "-m", "llama_cpp.server", "--model", setup.models[0]),
+        *python(),
+        *("-m", "llama_cpp.server", "--model", setup.models[0]),
         *("--host", "127.0.0.1", "--port", str(port), "--n_ctx", str(setup.n_ctx)),
         *("--n_threads", str(setup.threads), "--n_threads_batch", str(setup.threads)),
         # Else every request that comes ends the one before it, and the logits of the whole context are kept.
@@ -77,7 +78,7 @@ async def example_server(setup: Setup) -> AsyncIterator[Server]:
     with TemporaryDirectory(dir=cache_dir(), prefix="example-") as folder:
         config = Path(folder, "config.json")
         config.write_text(json.dumps(_example_config(setup, port)))
-        command: Sequence[str | Path] = [python(), script, "--config-file", config]
+        command: Sequence[str | Path] = [*python(), script, "--config-file", config]
         async with _serving("examples/server", command, port, setup.models[0]) as server:
             yield server
 
@@ -110,4 +111,4 @@ async def _serving(name: str, command: Sequence[str | Path], port: int, model: P
 
 
 if __name__ == "__main__":
-    print(python(), file=sys.stdout)
+    print(*python())
