@@ -30,6 +30,7 @@ class ControlTexts:
         self._start = re.compile("(?=" + "|".join(map(re.escape, starts)) + ")") if starts else None
         self._heads = frozenset(text[:n] for text in self._texts for n in range(1, len(text)))
         self._tails = frozenset(text[n:] for text in self._texts for n in range(1, len(text)))
+        self._inner = "\0".join(text[1:-1] for text in self._texts)  # all parts of thousands of texts would be too many
 
     def __bool__(self) -> bool:
         return bool(self._texts)
@@ -45,15 +46,13 @@ class ControlTexts:
             if text[at : at + length] in self._texts and at + length <= len(text)
         ]
 
-    def open_ends(self, text: str) -> list[int]:
-        """Where every end of ``text`` begins that what comes after it could make a control text of."""
+    def edges(self, text: str) -> set[int]:
+        """Where to break what could become a control text with what stands before ``text``, after it, or both."""
         longest = self._lengths[0] - 1 if self._lengths else 0
-        return [at for at in range(max(0, len(text) - longest), len(text)) if text[at:] in self._heads]
-
-    def opens_amid(self, text: str) -> bool:
-        """Whether ``text`` begins as a control text ends, so that what comes before it could make one."""
-        longest = self._lengths[0] - 1 if self._lengths else 0
-        return any(text[:n] in self._tails for n in range(1, min(longest, len(text)) + 1))
+        ends = {at for at in range(max(0, len(text) - longest), len(text)) if text[at:] in self._heads}
+        amid = any(text[:n] in self._tails for n in range(1, min(longest, len(text)) + 1))
+        within = 0 < len(text) < longest and text in self._inner
+        return ends | {0} if amid or within else ends
 
 
 @lru_cache(maxsize=16)
@@ -116,9 +115,9 @@ class Guard:
     def _text(self, text: str, kept: frozenset[str]) -> str:
         places = {at for at, end in self._control.spans(text) if text[at:end] not in kept}
         self.spelled |= bool(places)
-        places.update(self._control.open_ends(text))
-        if self._control.opens_amid(text):
-            places.add(0)
+        bare = text.strip()  # as many templates write it
+        start = text.find(bare)
+        places |= self._control.edges(text) | {start + at for at in self._control.edges(bare)}
         return self._replaced(text, places)
 
     def _replaced(self, text: str, places: set[int]) -> str:

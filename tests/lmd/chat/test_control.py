@@ -104,18 +104,23 @@ def test_text_that_a_template_writes_as_json_comes_back(ascii_only: str) -> None
     assert tokens(rendered.parts, control) == ["<|im_end|>"]
 
 
-@example(texts={"<a<", "a<"}, contents=["<a"])  # two ends of one text that could become tokens, one in the other
+@example(texts={"<a<", "a<"}, contents=["<a"], trim="")  # two ends that could become tokens, one in the other
+@example(texts={">a<"}, contents=["a"], trim="")  # the whole text in the middle of one
+@example(texts={">a<"}, contents=[" a"], trim="|trim")
 @given(
     # "><" stands between two of the template's own: that one is nobody else's.
     texts=st.sets(st.text("<>ab", min_size=2, max_size=5).filter(lambda text: text != "><"), max_size=5),
     contents=st.lists(st.text("<|Z>ab \U000f0000", max_size=12), max_size=4),
+    trim=st.sampled_from(("", "|trim")),
 )
-def test_whatever_is_written_the_control_tokens_are_the_templates_own(texts: set[str], contents: list[str]) -> None:
+def test_whatever_is_written_the_control_tokens_are_the_templates_own(
+    texts: set[str], contents: list[str], trim: str
+) -> None:
     """The template writes its control tokens beside what it is given, so that nothing but the shield is between."""
-    template = ChatTemplate("<|Z|>{% for m in messages %}{{ m.content }}<|Z|>{% endfor %}")
+    template = ChatTemplate("<|Z|>{% for m in messages %}{{ m.content" + trim + " }}<|Z|>{% endfor %}")
     control = ControlTexts([*texts, "<|Z|>"])
     shown = render(template, control, *(user(content) for content in contents))
-    assert shown.text == "<|Z|>" + "".join(content + "<|Z|>" for content in contents)
+    assert shown.text == "<|Z|>" + "".join((content.strip() if trim else content) + "<|Z|>" for content in contents)
     assert tokens(shown.parts, control) == ["<|Z|>"] * (len(contents) + 1)
 
 
