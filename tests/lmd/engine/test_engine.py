@@ -23,7 +23,7 @@ COUNT_20 = ", ".join(map(str, range(1, 21))) + "."
 QUESTIONS = [
     "Count to 20.",
     "Hello",
-    "Tell me a story about Emma in Rome.",
+    "Tell me a story about Eva in Delhi.",
     "Repeat after me: red blue green",
     "What is 3 + 4?",
     "Count to 30.",
@@ -67,7 +67,7 @@ def test_greedy_text_does_not_depend_on_the_batch_nor_on_what_is_reused(driver: 
 
 def test_the_same_seed_gives_the_same_text_and_another_seed_another(driver: Driver) -> None:
     def sample(seed: int) -> str:
-        return driver.ask(chat("Tell me a story about Emma in Rome."), temperature=1.5, seed=seed).text
+        return driver.ask(chat("Tell me a story about Eva in Delhi."), temperature=1.5, seed=seed).text
 
     texts = {seed: sample(seed) for seed in range(4)}
     assert all(sample(seed) == text for seed, text in texts.items())
@@ -94,7 +94,7 @@ def test_each_truncation_at_its_narrowest_is_greedy(driver: Driver, sampling: di
 )
 def test_each_further_sampler_changes_the_draw_and_keeps_to_its_seed(driver: Driver, sampling: dict[str, Any]) -> None:
     def tell(**kw: Any) -> str:
-        question = chat("Tell me a story about Emma in Rome.")
+        question = chat("Tell me a story about Eva in Delhi.")
         # Without reuse: a prompt computed in other chunks differs in the last bits, which such a draw can show.
         return driver.ask(question, temperature=1.5, seed=11, max_tokens=80, raw={"cache_prompt": False}, **kw).text
 
@@ -110,8 +110,8 @@ def test_penalties_and_bias_change_what_is_said(driver: Driver) -> None:
     assert driver.ask(chat("Count to 20."), repeat_penalty=5.0).text != COUNT_20
     assert driver.ask(chat("Count to 20."), frequency_penalty=2.0).text != COUNT_20
     story: dict[str, Any] = {"temperature": 1.5, "seed": 3}
-    plain = driver.ask(chat("Tell me a story about Emma in Rome."), **story).text
-    assert driver.ask(chat("Tell me a story about Emma in Rome."), presence_penalty=2.0, **story).text != plain
+    plain = driver.ask(chat("Tell me a story about Eva in Delhi."), **story).text
+    assert driver.ask(chat("Tell me a story about Eva in Delhi."), presence_penalty=2.0, **story).text != plain
     (one,) = driver.engine.vocab.tokenize("1", special=False)
     assert "1" not in driver.ask(chat("Count to 5."), raw={"logit_bias": {one: -100.0}}).text
 
@@ -248,7 +248,7 @@ def test_the_next_turn_computes_only_what_is_new(driver: Driver) -> None:
 
 def test_requests_that_come_together_compute_a_shared_prefix_once(make: Make) -> None:
     driver = make(context_length=2048, parallel=4, batch=64)
-    system = "You are a helpful assistant. " * 60
+    system = "Be brief. " * 40  # the model is so sure here that no rounding decides
     ids = [driver.submit(chat(f"Count to {n}.", system)) for n in range(5, 13)]
     driver.run()
     answers = [driver.sink.of(id) for id in ids]
@@ -261,14 +261,14 @@ def test_requests_that_come_together_compute_a_shared_prefix_once(make: Make) ->
 
 def test_an_evicted_conversation_comes_back_without_being_computed(make: Make) -> None:
     driver = make(context_length=1024, parallel=1, kv_cells=1024, prompt_cache=2**24)
-    system = "You are a helpful assistant. " * 40
+    system = "Be brief. " * 15
     first = driver.ask(chat("My name is Grace.", system))
     for n in range(12):
         driver.ask(chat(f"Count to {n + 2}.", f"Be brief, please, {n}. " * 20))
     turn = chat("My name is Grace.", system) + first.text + "<|im_end|>\n" + chat("What is my name?")
     again = driver.ask(turn)
     assert again.usage.cached_tokens >= first.usage.prompt_tokens
-    assert again.text == driver.ask(turn, raw={"cache_prompt": False}).text
+    assert again.text == driver.ask(turn, raw={"cache_prompt": False}).text == "Your name is Grace."
 
 
 def test_a_stream_that_is_still_to_be_copied_is_not_overwritten_from_the_store(make: Make) -> None:

@@ -14,14 +14,15 @@ from lmd.engine.payoff import Speculation
 from lmd.generation import FinishReason
 from tests.lmd.engine.driver import TINY, Driver, chat
 
-#: What the model was trained to say: where it is sure, the last bits, which do depend on the batch, decide nothing.
+#: What the model is sure of, with either system prompt: its two best tokens are always 0.1 or more apart (natural
+#: logarithm). The last bits, which do depend on the batch, make 0.005, and so decide nothing, on whatever machine.
 QUESTIONS = (
-    "Count to 40.",
+    "Count to 30.",
     "Count to 23.",
-    "Repeat after me: red blue green red blue green red blue",
+    "Repeat after me: stone cloud river stone cloud river stone",
     "What is 7 + 8?",
-    "Give JSON for Paul, age 33, from Lima.",
-    "Hello",
+    "Give JSON for Leo, age 33, from Madrid.",
+    "My name is Grace.",
 )
 SYSTEMS = ("", "Be brief, please. " * 8)
 ANSWER_TOKENS = 120
@@ -49,7 +50,7 @@ class Way:
 REQUESTS = st.builds(
     Request,
     prompt=st.builds(chat, st.sampled_from(QUESTIONS), st.sampled_from(SYSTEMS)),
-    stop=st.sampled_from([(), ("17, 18",), ("blue green",)]),
+    stop=st.sampled_from([(), ("17, 18",), ("river stone",)]),
     max_tokens=st.sampled_from([1, 7, ANSWER_TOKENS]),
 )
 WAYS = st.builds(

@@ -21,7 +21,7 @@ Make = Callable[..., Driver]
 DRAFT = TINY.with_name("tiny-draft.gguf")
 REPEAT = "Repeat after me: red blue green red blue green red blue"
 KINDS = ["off", "auto", "prompt-lookup"]
-QUESTIONS = ["Count to 40.", "Tell me a story about Emma in Rome.", REPEAT, "What is 7 + 8?", "Hello"]
+QUESTIONS = ["Count to 40.", "Tell me a story about Eva in Delhi.", REPEAT, "What is 7 + 8?", "Hello"]
 
 
 @pytest.fixture
