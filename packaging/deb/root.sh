@@ -17,6 +17,10 @@ exec 9>"$cache/root-$release.lock"
 flock 9
 if [ ! -d "$root" ]; then
     [ "${2:-}" != cached ] || exit 3
+    command -v debootstrap >/dev/null || {
+        echo "Missing here: debootstrap. Install with: sudo apt install -y debootstrap" >&2
+        exit 1
+    }
     echo "Making a clean $release in $root, once." >&2
     rm -rf "$cache/root-$release-"*
     debootstrap --variant=minbase --include=$installed "$release" "$root.new" "$mirror" \
