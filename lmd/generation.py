@@ -34,7 +34,7 @@ class SamplingParams:
 
     temperature: Annotated[float, Ge(0), Le(5)] | None = None
     top_p: Annotated[float, Gt(0), Le(1)] | None = None
-    top_k: Annotated[int, Ge(-1)] | None = None
+    top_k: Annotated[int, Ge(-1), Le(2**31 - 1)] | None = None
     """0 and -1 keep the whole vocabulary."""
     min_p: Annotated[float, Ge(0), Le(1)] | None = None
     repeat_penalty: Annotated[float, Gt(0), Le(10)] | None = None
@@ -70,7 +70,7 @@ class SamplingParams:
     dry_multiplier: Annotated[float, Ge(0)] | None = None
     dry_base: Annotated[float, Ge(1)] | None = None
     """Unset: 1.75."""
-    dry_allowed_length: Annotated[int, Ge(0)] | None = None
+    dry_allowed_length: Annotated[int, Ge(0), Le(2**31 - 1)] | None = None
     """Unset: 2."""
     dry_penalty_last_n: Annotated[int, Ge(-1), Le(65536)] | None = None
     """Unset and -1: the whole context."""

@@ -230,6 +230,10 @@ class InstanceRow(Struct, omit_defaults=True):
     flash_attention: bool = False
     decode_tps: float = 0.0
     prompt_tps: float = 0.0
+    prompt_tokens: int = 0
+    """Of all prompts since it was loaded."""
+    cached_tokens: int = 0
+    """Of these, those that were in the cache and not computed."""
     ttl: float | None = None
     """None: never expires."""
     expires_in: float | None = None

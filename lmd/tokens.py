@@ -119,7 +119,8 @@ class Tokens:
 
     def revoke(self, name: str) -> Token:
         """NotFound; Conflict for one of the credential's."""
-        token = next((token for token in self.rows() if token.name == name), None)
+        # One's own first: a credential may have come by its name later.
+        token = next((token for token in (*self._own, *self._given) if token.name == name), None)
         if token is None:
             raise NotFound(f"There is no token '{name[:64]}'.", hint="'lmctl token ls' lists them.")
         if token.from_credential:

@@ -23,18 +23,23 @@ logger = logging.getLogger(__name__)
 class Connection(web.RequestHandler):
     """One connection. A client that takes nothing for ``patience()`` seconds is cut off; 0: never."""
 
-    __slots__ = ("_patience", "_shape", "_stalled")
+    __slots__ = ("_patience", "_shape", "_stalled", "_unread")
 
     def __init__(self, patience: Callable[[], float], shape: ErrorShape, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._patience = patience
         self._shape = shape
         self._stalled: asyncio.TimerHandle | None = None
+        self._unread = 0
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self._watch()
+
+    def _watch(self) -> None:
         seconds = self._patience()
-        if seconds and not isinf(seconds):
+        if self.transport is not None and seconds and not isinf(seconds):
+            self._unread = self.transport.get_write_buffer_size()
             self._stalled = asyncio.get_running_loop().call_later(seconds, self._cut)
 
     def resume_writing(self) -> None:
@@ -52,7 +57,11 @@ class Connection(web.RequestHandler):
 
     def _cut(self) -> None:
         self._stalled = None
-        if self.transport is not None:
+        if self.transport is None:
+            return
+        if self.transport.get_write_buffer_size() < self._unread:
+            self._watch()  # it takes a large piece slowly, but takes it
+        else:
             logger.info("%s takes nothing of its answer, and is cut off", self.transport.get_extra_info("peername"))
             self.transport.abort()
 

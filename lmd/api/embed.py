@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from lmd.api.activity import current_record
 from lmd.api.generate import note_usage
 from lmd.api.holding import holding, served_by
+from lmd.api.limits import refuse_long_texts
 from lmd.errors import ContextLengthExceeded, InvalidRequest
 from lmd.generation import Usage
 from lmd.worker.messages import Embedded, PromptText, PromptTokens
@@ -79,6 +80,8 @@ async def embed(
     InvalidRequest where the model makes no vectors, or not of so many ``dimensions``; ContextLengthExceeded (param
     "input"); and what resolving and leasing raise.
     """
+    limits = services.config.snapshot.settings.limits
+    refuse_long_texts("input", (text for text in texts if isinstance(text, str)), limits)
     async with _leased(services, model, ttl, ranks=False) as (served, lease):
         width = lease.loaded.n_vector
         if dimensions is not None and dimensions > width:
@@ -88,7 +91,7 @@ async def embed(
                 param="dimensions",
             )
         parts: list[PromptText | PromptTokens] = [
-            PromptText(text) if isinstance(text, str) else PromptTokens(list(text)) for text in texts
+            PromptText(text, special=False) if isinstance(text, str) else PromptTokens(list(text)) for text in texts
         ]
         begun = time.monotonic()
         answer = await lease.embed(parts, dimensions)
@@ -101,6 +104,9 @@ async def rerank(
     services: Services, model: str, query: str, documents: Sequence[str], *, ttl: float | None = None
 ) -> Scores:
     """A score for each of ``documents``, as the model's head gives it. Raises as `embed` does."""
+    limits = services.config.snapshot.settings.limits
+    refuse_long_texts("query", (query,), limits)
+    refuse_long_texts("documents", documents, limits)
     async with _leased(services, model, ttl, ranks=True) as (served, lease):
         answer = await lease.rerank(query, documents)
         _note(answer)

@@ -118,7 +118,8 @@ class Generation:
 
     async def _choices(self, lease: Lease, prepared: Prepared, outlet: Outlet | None) -> Events:
         """All choices' events as they come. The record learns the time of the first piece, and the usage."""
-        record, ended, first = self._record, [], True
+        record, first = self._record, True
+        ended: dict[int, Usage] = {}
         ranking = len(self._numbers) > self.request.n
         candidates: dict[int, list[GenerationEvent]] = {choice: [] for choice in self._numbers}
         if len(self._numbers) > 1:
@@ -134,7 +135,7 @@ class Generation:
                     first = False
                     note_first_piece(record)
                 if type(event) is Finished:
-                    ended.append(event.usage)
+                    ended[event.choice] = event.usage
                 if not ranking:
                     yield event
                 elif isinstance(event, TextDelta | Finished):
@@ -145,7 +146,7 @@ class Generation:
             for one in best:
                 yield replace(one, choice=one.choice + self._first_choice)
         if record is not None:
-            note_usage(record, total_usage(ended))
+            note_usage(record, total_usage([ended[choice] for choice in sorted(ended)]))
 
     def _start(self, lease: Lease, order: Generate, choice: int) -> Items:
         """What the worker says of one choice; those who watch are told."""
@@ -254,13 +255,15 @@ async def _sequence(
     start: Callable[[], Items], prepared: Prepared, choice: int, pieces: PieceTimes, outlet: Outlet | None
 ) -> Events:
     """One choice: a sequence in the worker, its text taken apart by the model's format."""
-    if prepared.echo and not prepared.echo_logprobs:
-        yield Echo(prepared.echo, choice)
+    echo = None if prepared.echo_logprobs else prepared.echo
     told: list[TokenLogprob] = []
     parser = prepared.parser(choice)
     reader = _Reader(parser, pieces, outlet)
     async with aclosing(start()) as items:
         async for item in items:
+            if echo:  # not before the worker has taken the request: what is wrong with it is told without a beginning
+                yield Echo(echo, choice)
+                echo = None
             if isinstance(item, Output):
                 events = reader.read(item)
                 for event in events:

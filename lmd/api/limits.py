@@ -1,7 +1,7 @@
 """How large a request may be, beside its body as a whole: ``[limits]``."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lmd.config.settings import Limits
@@ -17,11 +17,17 @@ def refuse_oversized(request: GenerationRequest, limits: Limits) -> None:
             if most and len(many) > most:
                 raise _too_much(f"The request has {len(many)} {what}; at most {most} are taken.", what, what)
     for param, text in _texts(request):
-        if limits.text_size and _bytes(text, limits.text_size) > limits.text_size:
-            raise _too_much(f"'{param}' is longer than {limits.text_size} bytes.", param, "text_size")
+        refuse_long_texts(param, (text,), limits)
+    refuse_long_texts("stop", request.sampling.stop or (), limits)
     for param, schema in _schemas(request):
         if limits.schema_size and _bytes(_written(schema, param), limits.schema_size) > limits.schema_size:
             raise _too_much(f"'{param}' is larger than {limits.schema_size} bytes.", param, "schema_size")
+
+
+def refuse_long_texts(param: str, texts: Iterable[str], limits: Limits) -> None:
+    """As `refuse_oversized`, for texts that are no prompt: each may be as long as ``[limits] text_size``."""
+    if limits.text_size and any(_bytes(text, limits.text_size) > limits.text_size for text in texts):
+        raise _too_much(f"'{param}' is longer than {limits.text_size} bytes.", param, "text_size")
 
 
 def _too_much(message: str, param: str, setting: str) -> InvalidRequest:

@@ -19,6 +19,7 @@ from lmd.api.completions.decode import decode_chat
 from lmd.api.completions.shapes import OpenAIError
 from lmd.api.embed import rerank
 from lmd.api.holding import holding, served_by
+from lmd.api.limits import refuse_long_texts
 from lmd.api.middleware import json_body
 from lmd.api.openapi import Operation
 from lmd.api.prompt import render
@@ -163,6 +164,7 @@ class DetokenizeBody(Body):
 
 async def tokenize(request: web.Request) -> web.Response:
     services, said = services_of(request), read_body(TokenizeBody, await json_body(request))
+    refuse_long_texts("content", (said.content,), services.config.snapshot.settings.limits)
     served = served_by(services, said.model or only_name(services))
     async with holding(services, served) as lease:
         found = await lease.token_pieces([PromptText(said.content, said.parse_special)], said.add_special)

@@ -63,13 +63,10 @@ def find_served(services: Services, request: GenerationRequest) -> Served:
     has_draft = found is not None and (draft is None or (found.draft is not None and found.draft.path == draft.path))
     if is_model and found is not None and has_draft and _is_long_enough(services, found, request):
         return Served(name=name, target=target, wanted=found)
-    if not snapshot.settings.models.jit:
-        raise Conflict(
-            f"'{name}' is not loaded, and [models] jit = false keeps requests from loading it.",
-            hint=f"Load it with 'lmctl load {name}'.",
-        )
     wanted = _wanted(target)
     if draft is not None:
+        if is_model and found is not None:  # with all that was said for it, and this draft besides
+            wanted = replace(found.renewed(wanted), origin=Origin.JIT)
         wanted = replace(wanted, draft=draft, load=replace(wanted.load, draft_model=draft.key))
     if request.context_length is not None:
         wanted = _with_context(wanted, request.context_length)
@@ -77,7 +74,13 @@ def find_served(services: Services, request: GenerationRequest) -> Served:
             # What runs under the name goes on; this is another instance, with a name that says why.
             wanted = replace(wanted, identifier=f"{target.name}:{request.context_length}")
     if request.ttl is not None:
-        wanted = replace(wanted, ttl=_finite(request.ttl), pinned=wanted.pinned or isinf(request.ttl), ttl_is_own=True)
+        # "Never" lasts until the memory is wanted: to pin is a preset's, or whose who may manage.
+        wanted = replace(wanted, ttl=_finite(request.ttl), ttl_is_own=True)
+    if not snapshot.settings.models.jit and not services.pool.holds(wanted):
+        raise Conflict(
+            f"'{name}' is not loaded, and [models] jit = false keeps requests from loading it.",
+            hint=f"Load it with 'lmctl load {name}'.",
+        )
     return Served(name=name, target=target, wanted=wanted)
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from lmd.errors import InvalidRequest
+
 _STAND_INS = range(0xF0000, 0xFFFFE)
 """Supplementary private use area A: no template writes or looks for these characters."""
 
@@ -97,20 +99,19 @@ class Guard:
             return self._text(value, kept)
         if isinstance(value, Mapping):
             return {
-                self._key(key): inner if key in _NAMES and isinstance(inner, str) and not self._control.spans(inner)
-                else self._within(inner, kept)
+                self._key(key): inner if key in _NAMES and self._is_word(inner) else self._within(inner, kept)
                 for key, inner in value.items()
             }  # fmt: skip
         if isinstance(value, list | tuple):
             return [self._within(inner, kept) for inner in value]
         return value
 
+    def _is_word(self, value: Any) -> bool:
+        """What templates may compare with or look up, and nothing that makes a control text with what is beside it."""
+        return isinstance(value, str) and value.isidentifier() and not self._control.spans(value)
+
     def _key(self, key: Any) -> Any:
-        if not isinstance(key, str):
-            return key
-        places = {at for at, _ in self._control.spans(key)}
-        self.spelled |= bool(places)
-        return self._replaced(key, places)
+        return key if not isinstance(key, str) or self._is_word(key) else self._text(key, frozenset())
 
     def _text(self, text: str, kept: frozenset[str]) -> str:
         places = {at for at, end in self._control.spans(text) if text[at:end] not in kept}
@@ -127,7 +128,14 @@ class Guard:
         for at in places:
             character = characters[at]
             if character not in self._stand_ins:
-                self._stand_ins[character] = next(self._free)
+                stand_in = next(self._free, None)
+                if stand_in is None:  # no StopIteration: a thread's future would never end by it
+                    raise InvalidRequest(
+                        "The messages use all characters of a private plane of Unicode, and spell control tokens.",
+                        hint="Leave out characters from U+F0000 to U+FFFFD.",
+                        param="messages",
+                    )
+                self._stand_ins[character] = stand_in
             characters[at] = self._stand_ins[character]
         return "".join(characters)
 

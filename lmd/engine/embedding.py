@@ -117,6 +117,7 @@ class EmbeddingEngine:
         self._batch = Batch(max(budget, context_length))
         self._jobs: list[Job] = []
         self.prompt_rate, self.decode_rate = Rate(), Rate()
+        self.n_prompted = self.n_reused = 0
         self.n_queued = self.n_cells_used = 0  # every request takes part in the next batch, and nothing is kept
 
     @property

@@ -78,6 +78,8 @@ class Engine:
         """What is planned and still to be computed."""
         self._running: list[Sequence] = []
         self._prompt_token_seconds = 0.0
+        self.n_prompted = self.n_reused = 0
+        """Tokens of all prompts that have begun, and those of them that were in the cache."""
         self.decode_rate = Rate()
         self.prompt_rate = Rate()
 
@@ -230,6 +232,8 @@ class Engine:
             if not sequence.started:
                 sequence.started = self._clock()
                 sequence.n_cached = n_reused
+                self.n_prompted += sequence.n_prompt
+                self.n_reused += n_reused
                 if n_reused:
                     self._sink.prefilled(sequence.id, n_reused, sequence.n_prompt)
             self._running.append(sequence)

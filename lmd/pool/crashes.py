@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lmd.errors import LmdError, Overloaded
+from lmd.errors import InvalidRequest, LmdError, Overloaded
 from lmd.pool.wanted import InstanceKey, Wanted
 from lmd.protocol import InstanceRow
 
@@ -62,6 +62,9 @@ class Crashes:
     def check(self, key: InstanceKey, now: float) -> None:
         """Raises Overloaded while this load must not be tried."""
         crash = self._by_key.get(key)
+        if crash is not None and isinstance(crash.error, InvalidRequest) and now < crash.at + STEADY:
+            # The request's own mistake, which no waiting mends: as the first time, without loading anything.
+            raise InvalidRequest(crash.error.message, hint=crash.error.hint, param=crash.error.param)
         if crash is not None and now < crash.retry_at:
             wait = crash.retry_at - now
             raise Overloaded(
@@ -87,6 +90,7 @@ class Crashes:
                 ),
             )
             for key, crash in self._by_key.items()
+            if not isinstance(crash.error, InvalidRequest)
         ]
 
     def _forget(self, now: float) -> None:

@@ -138,4 +138,5 @@ class Instance:
             row.running, row.queued = stats.running, stats.queued
             row.kv_used = stats.kv_used
             row.decode_tps, row.prompt_tps = stats.decode_tps, stats.prompt_tps
+            row.prompt_tokens, row.cached_tokens = stats.prompt_tokens, stats.cached_tokens
         return row

@@ -228,6 +228,10 @@ class Pool:
         left = instance.id == instance.wanted.name and instance.id not in instance.names
         return instance.wanted if instance.replacement is not None or not left else None
 
+    def holds(self, wanted: Wanted) -> bool:
+        """Whether an instance is there that a lease of ``wanted`` would be served by."""
+        return self._instances.match(wanted) is not None
+
     def names(self) -> dict[str, list[str]]:
         """Served names that instances stand for, and the ids of these."""
         ids: dict[str, list[str]] = {}

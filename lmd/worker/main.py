@@ -134,7 +134,7 @@ class WorkerMain:
             try:
                 self._instance = self._open(first)
             except LmdError as exc:
-                self._channel.send(LoadFailed(exc.code, exc.message, exc.hint))
+                self._channel.send(LoadFailed(exc.code, exc.message, exc.hint, exc.param))
                 return 1
             self._channel.send(Loaded(self._instance.loaded))
             if self._instance.loaded.parks and self._mapped is None:
@@ -245,6 +245,8 @@ class WorkerMain:
                 kv_used=engine.n_cells_used,
                 decode_tps=engine.decode_rate.value,
                 prompt_tps=engine.prompt_rate.value,
+                prompt_tokens=engine.n_prompted,
+                cached_tokens=engine.n_reused,
             )
         )
 

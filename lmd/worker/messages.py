@@ -154,6 +154,7 @@ class LoadFailed(Struct, tag="load_failed", array_like=True, frozen=True):
     code: str
     message: str
     hint: str | None = None
+    param: str | None = None
 
 
 class Parked(Struct, tag="parked", array_like=True, frozen=True):
@@ -250,6 +251,10 @@ class EngineStats(Struct, tag="stats", array_like=True, frozen=True):
     decode_tps: float
     """Tokens generated in the last second of work, all sequences together."""
     prompt_tps: float
+    prompt_tokens: int = 0
+    """Of all prompts since the load."""
+    cached_tokens: int = 0
+    """Of these, those that were there already."""
 
 
 FromWorker = (

@@ -365,7 +365,7 @@ class WorkerProcess:
             case Parked() if self._parking is not None and not self._parking.done():
                 self._parking.set_result(True)
             case LoadFailedMessage() if self._loading is not None and not self._loading.done():
-                error = BY_CODE.get(message.code, LoadFailed)(message.message, hint=message.hint)
+                error = BY_CODE.get(message.code, LoadFailed)(message.message, hint=message.hint, param=message.param)
                 self._loading.set_exception(error)
                 self.kill(error)
             case Hello() if not self._hello.done():

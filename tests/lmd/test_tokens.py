@@ -101,6 +101,17 @@ def test_a_credential_gives_tokens_that_cannot_be_revoked(tmp_path: Path) -> Non
         tokens.create("ops", ["inference"])
 
 
+def test_ones_own_token_can_be_revoked_beside_a_credentials_of_the_same_name(tmp_path: Path) -> None:
+    file = tmp_path / "state" / "tokens.json"
+    secret, _ = Tokens(file, {}).create("ops", ["inference"])
+    (tmp_path / "tokens").write_text(f"ops {SECRET} manage\n")
+    tokens = Tokens(file, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert not tokens.revoke("ops").from_credential
+    with pytest.raises(Unauthorized):
+        tokens.check(secret, "inference")
+    assert tokens.check(SECRET, "manage").name == "ops"
+
+
 @pytest.mark.parametrize(
     "line", ["alone", "a b c d", "a short", f"-a {SECRET}", f"a {SECRET} root", "a sha256:xyz", f"a {SECRET} ,"]
 )

@@ -62,7 +62,7 @@ class Sampled(Body):
     mirostat_eta: Annotated[float, Field(gt=0, le=1)] | None = None
     dry_multiplier: Annotated[float, Field(ge=0)] | None = None
     dry_base: Annotated[float, Field(ge=1)] | None = None
-    dry_allowed_length: Annotated[int, Field(ge=0)] | None = None
+    dry_allowed_length: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     dry_penalty_last_n: Annotated[int, Field(ge=-1, le=65536)] | None = None
     dry_sequence_breakers: Annotated[list[str], Field(max_length=64)] | None = None
 

@@ -158,7 +158,7 @@ def _stops(stop: str | Sequence[str]) -> tuple[str, ...]:
 def _logit_bias(said: dict[str, float] | None) -> dict[int, float]:
     bias: dict[int, float] = {}
     for token, value in (said or {}).items():
-        if not (token.isascii() and token.isdigit() and int(token) <= _MAX_INT):
+        if not (token.isascii() and token.isdigit() and len(token) <= 10 and int(token) <= _MAX_INT):
             raise InvalidRequest(f"'{token}' is not a token id.", param="logit_bias")
         bias[int(token)] = value
     return bias

@@ -21,6 +21,7 @@ from lmd.api.lmstudio.shapes import V0Model, V0Models
 from lmd.api.openapi import Operation
 from lmd.api.services import Services, services_of
 from lmd.generation import FinishReason, Usage
+from lmd.loading import PROMPT_LOOKUP
 
 if TYPE_CHECKING:
     from lmd.api.served import Served
@@ -104,7 +105,8 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
 def _extras(services: Services, generation: Generation) -> Extras:
     def extras(usage: Usage, reason: FinishReason) -> Mapping[str, Any]:
         draft = generation.served.wanted.draft
-        told = stats(usage, reason, draft.key if draft is not None else None)
+        looked_up = generation.request.draft_model == PROMPT_LOOKUP
+        told = stats(usage, reason, PROMPT_LOOKUP if looked_up else draft.key if draft is not None else None)
         return {"stats": told, **_machine(services, generation.served, generation.loaded)}
 
     return extras

@@ -72,6 +72,7 @@ async def test_ls_tells_a_broken_file_by_name_and_reason(daemon: FakeDaemon, lmc
 async def test_ps_tells_use_memory_and_time_left(daemon: FakeDaemon, lmctl: Run) -> None:
     busy = InstanceRow(
         id="big", model="owner/big", state="ready", parallel=4, running=4, queued=3, kv_cells=1000, kv_used=421,
+        prompt_tokens=200, cached_tokens=150,
         decode_tps=33.66, ttl=None, pinned=True, stale=True,
     )  # fmt: skip
     loading = InstanceRow(id="new", model="owner/new", state="loading", progress=0.42, ttl=300.0)
@@ -79,7 +80,7 @@ async def test_ps_tells_use_memory_and_time_left(daemon: FakeDaemon, lmctl: Run)
     ran = await lmctl("ps")
     _, tiny, big, new = ran.out.splitlines()
     assert "0/4" in tiny and "44.0 MiB" in tiny and "42s" in tiny
-    assert "4/4 +3" in big and "42%" in big and "33.7" in big and "never" in big
+    assert "4/4 +3" in big and "42%" in big and "75%" in big and "33.7" in big and "never" in big
     assert ran.err == "big: settings edited since it was loaded, pinned\n"
     assert "loading 42%" in new and "5m" in new
 

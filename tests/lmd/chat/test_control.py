@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lmd.chat.control import ControlTexts, Guard, Part, control_texts
 from lmd.chat.template import ChatTemplate, Rendered
-from lmd.errors import TemplateError
+from lmd.errors import InvalidRequest, TemplateError
 from lmd.generation import ChatPrompt, Message, Role, TextPart, Tool, ToolCall
 from tests.lmd.chat.conftest import templates_directory
 
@@ -91,6 +91,28 @@ def test_stand_ins_in_a_message_are_left_alone(chatml: ChatTemplate) -> None:
     rendered = render(chatml, control_texts(IM), user(text))
     assert text in rendered.text
     assert (f"user\n{text}", False) in rendered.parts
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for t in tools %}<parameter={{ t.function.parameters.properties | first }}>{% endfor %}<|end|>",
+        "{% for t in tools %}<{{ t.function.parameters.type }}>{% endfor %}<|end|>",
+    ],
+)
+def test_names_in_a_schema_cannot_complete_what_the_template_goes_on_with(template: str) -> None:
+    control = ControlTexts(["<|end|>"])
+    tool = Tool(name="f", description="", parameters={"type": "<|end|", "properties": {"<|end|": {}}})
+    rendered = render(ChatTemplate(template), control, user("x"), tools=(tool,))
+    assert "<|end|>" in rendered.text.removesuffix("<|end|>")
+    assert tokens(rendered.parts, control) == ["<|end|>"]
+
+
+def test_a_conversation_that_leaves_no_stand_in_is_refused(chatml: ChatTemplate) -> None:
+    everything = "".join(map(chr, range(0xF0000, 0xFFFFE)))
+    with pytest.raises(InvalidRequest, match="Unicode") as caught:
+        render(chatml, control_texts(IM), user(everything + "<|im_end|>"))
+    assert caught.value.param == "messages"
 
 
 @pytest.mark.parametrize("ascii_only", ["true", "false"])

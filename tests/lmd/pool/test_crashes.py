@@ -1,6 +1,6 @@
 import pytest
 
-from lmd.errors import Overloaded, WorkerDied
+from lmd.errors import InvalidRequest, Overloaded, WorkerDied
 from lmd.pool.crashes import LONGEST_DELAY, REMEMBERED, STEADY, Crashes, delay
 from tests.lmd.pool.rig import want
 
@@ -21,6 +21,17 @@ def test_deaths_in_a_row_are_refused_until_their_time():
     with pytest.raises(Overloaded, match="killed"):
         crashes.check(A.key, now=10.5)
     crashes.check(A.key, now=11)
+
+
+def test_what_the_request_asked_wrongly_is_told_again_without_loading_and_is_no_death():
+    crashes = Crashes()
+    crashes.record("a", A, InvalidRequest("vocabularies differ", param="draft_model"), now=0)
+    for now in (0, 1, STEADY - 1):
+        with pytest.raises(InvalidRequest, match="vocabularies differ") as caught:
+            crashes.check(A.key, now=now)
+        assert caught.value.param == "draft_model"
+    crashes.check(A.key, now=STEADY)  # the file may be another by now
+    assert crashes.rows(now=1) == []
 
 
 def test_a_death_after_a_steady_life_counts_as_the_first():

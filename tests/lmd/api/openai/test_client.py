@@ -145,6 +145,13 @@ def test_completions_take_text_lists_and_tokens(client: openai.OpenAI) -> None:
     assert "".join(chunk.choices[0].text for chunk in streamed) == TO_20
 
 
+def test_what_is_wrong_is_told_before_a_stream_echoes_its_prompt(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="99999"):
+        client.completions.create(
+            model="tiny-chat", prompt="Hello", echo=True, stream=True, max_tokens=1, logit_bias={"99999": 1}
+        )
+
+
 def test_an_echoed_prompt_has_log_probabilities_but_for_its_first_token(client: openai.OpenAI) -> None:
     prompt = "<|im_start|>user\nCount to 20.<|im_end|>\n<|im_start|>assistant\n"
     asked: Any = {"model": "tiny-chat", "prompt": prompt, "temperature": 0, "echo": True, "logprobs": 2}
