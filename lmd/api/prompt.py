@@ -239,7 +239,7 @@ class PlainAnswer:
         return (TextDelta(text, self._choice, told),)
 
     def flush(self) -> Sequence[GenerationEvent]:
-        """Tokens that gave no text by themselves (half a character, an end) are told with an empty piece."""
+        """Tokens that gave no text by themselves (half a character) are told with an empty piece."""
         if not self._logprobs:
             return ()
         return (TextDelta("", self._choice, tuple(self._logprobs)),)

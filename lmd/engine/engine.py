@@ -424,6 +424,8 @@ class Engine:
             logprobs.append(logprob(self.vocab, raw, token, spec.logprobs or 0))
         now = self._clock()
         text, new = sequence.take(token, now), [token]
+        if logprobs and sequence.finished is FinishReason.EOG:
+            logprobs.pop()  # the end is no part of the text
         if guide is not None and sequence.finished is None:
             for forced in guide.accept(token, self.vocab.special_piece(token)):
                 sequence.sampler.accept(forced)
