@@ -199,6 +199,13 @@ class ConfigError(LmdError):
 
 
 #: Errors by code: how one that crossed a process boundary becomes itself again.
+def again(error: LmdError) -> LmdError:
+    """The same error for one more waiter: an exception that several tasks raise collects all their tracebacks."""
+    copied = type(error)(error.message, hint=error.hint)
+    copied.param = error.param
+    return copied
+
+
 BY_CODE: dict[str, type[LmdError]] = {
     cls.code: cls
     for cls in (

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lmd.errors import InvalidRequest, LmdError, Overloaded
+from lmd.errors import InvalidRequest, LmdError, Overloaded, again
 from lmd.pool.wanted import InstanceKey, Wanted
 from lmd.protocol import InstanceRow
 
@@ -64,7 +64,7 @@ class Crashes:
         crash = self._by_key.get(key)
         if crash is not None and isinstance(crash.error, InvalidRequest) and now < crash.at + STEADY:
             # The request's own mistake, which no waiting mends: as the first time, without loading anything.
-            raise InvalidRequest(crash.error.message, hint=crash.error.hint, param=crash.error.param)
+            raise again(crash.error)
         if crash is not None and now < crash.retry_at:
             wait = crash.retry_at - now
             raise Overloaded(

@@ -14,7 +14,7 @@ from itertools import count
 from math import inf
 from typing import Any, Protocol
 
-from lmd.errors import LmdError, LoadFailed, Unloaded
+from lmd.errors import LmdError, LoadFailed, Unloaded, again
 from lmd.loading import LoadedModel, WorkerFacts
 from lmd.log import fields
 from lmd.pool.changes import Changes
@@ -24,7 +24,7 @@ from lmd.pool.crashes import Crashes
 from lmd.pool.instance import Instance, State
 from lmd.pool.memory import Budget, Holding, Memory, Need, Probe, budget, device_memory, estimate, measured, total
 from lmd.pool.parked import Parked
-from lmd.pool.refusals import again, size
+from lmd.pool.refusals import size
 from lmd.pool.standby import Spawn, Standby
 from lmd.pool.table import Table
 from lmd.pool.tally import Tally

@@ -2,18 +2,13 @@
 
 from collections.abc import Iterable
 
-from lmd.errors import Conflict, Draining, InstanceNotFound, InsufficientMemory, LmdError, QueueTimeout
+from lmd.errors import Conflict, Draining, InstanceNotFound, InsufficientMemory, QueueTimeout
 from lmd.pool.instance import Instance, State
 from lmd.pool.memory import MIB, Memory, Need
 
 
 def size(amount: int) -> str:
     return f"{amount / 2**30:.1f} GiB" if amount >= 2**30 else f"{amount / MIB:.0f} MiB"
-
-
-def again(error: LmdError) -> LmdError:
-    """The same error for one more waiter: an exception that several tasks raise collects all their tracebacks."""
-    return type(error)(error.message, hint=error.hint)
 
 
 def stopping() -> Draining:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 
 import msgspec
 
-from lmd.errors import BY_CODE, ContextLengthExceeded, LmdError, LoadFailed, Unloaded, WorkerDied
+from lmd.errors import BY_CODE, ContextLengthExceeded, LmdError, LoadFailed, Unloaded, WorkerDied, again
 from lmd.loading import LoadedModel, WorkerFacts
 from lmd.log import fields
 from lmd.worker.cgroup import oom_kills
@@ -241,7 +241,7 @@ class WorkerProcess:
 
     async def load(self, request: Load, on_progress: OnProgress, timeout: float) -> LoadedModel:
         if self._reason is not None:
-            raise _again(self._reason)
+            raise again(self._reason)
         self._loading = self._loop.create_future()
         self._on_progress = on_progress
         self._send(request)
@@ -273,7 +273,7 @@ class WorkerProcess:
     def generate(self, request: Generate) -> Mailbox:
         mailbox = Mailbox(next(self._ids), self._cancel)
         if self._reason is not None:
-            mailbox.fail(_again(self._reason))
+            mailbox.fail(again(self._reason))
             return mailbox
         self._mailboxes[mailbox.id] = mailbox
         self._send(msgspec.structs.replace(request, id=mailbox.id))
@@ -302,7 +302,7 @@ class WorkerProcess:
 
     async def _call(self, request: Callable[[int], Embed | Rerank | Tokenize | Detokenize]) -> Any:
         if self._reason is not None:
-            raise _again(self._reason)
+            raise again(self._reason)
         id = next(self._ids)
         # A caller that leaves cancels the future; its entry stays until the answer comes.
         future = self._calls[id] = self._loop.create_future()
@@ -389,10 +389,10 @@ class WorkerProcess:
 
     def _fail_pending(self, reason: LmdError) -> None:
         for mailbox in self._mailboxes.values():
-            mailbox.fail(_again(reason))
+            mailbox.fail(again(reason))
         self._mailboxes.clear()
         for future in self._calls.values():
-            self._settle(future, _again(reason))
+            self._settle(future, again(reason))
         self._calls.clear()
         if self._parking is not None and not self._parking.done():
             self._parking.set_result(False)
@@ -422,8 +422,3 @@ def error_of(failed: Failed) -> LmdError:
     if failed.code == ContextLengthExceeded.code:
         return ContextLengthExceeded(failed.n_prompt, failed.n_ctx)
     return BY_CODE.get(failed.code, LmdError)(failed.message, hint=failed.hint, param=failed.param)
-
-
-def _again(error: LmdError) -> LmdError:
-    """The same error for one more waiter: an exception that several tasks raise collects all their tracebacks."""
-    return type(error)(error.message, hint=error.hint)

@@ -159,7 +159,7 @@ def _logit_bias(said: dict[str, float] | None) -> dict[int, float]:
     bias: dict[int, float] = {}
     for token, value in (said or {}).items():
         if not (token.isascii() and token.isdigit() and len(token) <= 10 and int(token) <= _MAX_INT):
-            raise InvalidRequest(f"'{token}' is not a token id.", param="logit_bias")
+            raise InvalidRequest(f"'{token[:32]}' is not a token id.", param="logit_bias")
         bias[int(token)] = value
     return bias
 

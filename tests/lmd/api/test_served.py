@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lmd.api.served import explicit_load, find_served
-from lmd.errors import Conflict
+from lmd.errors import Conflict, InvalidRequest
 from lmd.generation import GenerationRequest, RawPrompt
 from lmd.loading import LoadParams
 
@@ -51,6 +51,17 @@ async def test_without_jit_what_is_loaded_with_the_draft_serves(stack: Any, serv
     assert services.pool.holds(find_served(services, asked(draft_model="draft")).wanted)
     with pytest.raises(Conflict):
         find_served(services, asked(draft_model="draft", context_length=100_000))
+
+
+async def test_a_draft_that_does_not_fit_is_the_requests_mistake_each_time(stack: Any, services: Any) -> None:
+    wanted = find_served(services, asked(draft_model="draft")).wanted
+    asking = asyncio.create_task(services.pool.acquire(wanted))
+    (await stack.loading()).fail_load(InvalidRequest("vocabularies differ", param="draft_model"))
+    for waiting in (asking, services.pool.acquire(wanted), services.pool.acquire(wanted)):
+        with pytest.raises(InvalidRequest) as caught:
+            await waiting
+        assert caught.value.param == "draft_model"
+    assert services.pool.rows() == []
 
 
 async def test_no_request_pins_what_it_has_loaded(services: Any) -> None:
