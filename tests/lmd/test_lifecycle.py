@@ -234,13 +234,11 @@ def test_what_was_idle_for_its_ttl_leaves_and_its_process_with_it(start_daemon: 
     assert eventually(lambda: instances(daemon) == {})
 
 
-@pytest.mark.parametrize(
-    ("said", "ttl", "pinned"), [("2m", 120.0, False), (90, 90.0, False), (-1, None, True), ("never", None, True)]
-)
-def test_a_request_says_how_long_the_model_stays(daemon: Daemon, said: Any, ttl: float | None, pinned: bool) -> None:
+@pytest.mark.parametrize(("said", "ttl"), [("2m", 120.0), (90, 90.0), (-1, None), ("never", None)])
+def test_a_request_says_how_long_the_model_stays_and_pins_nothing(daemon: Daemon, said: Any, ttl: float | None) -> None:
     assert n_tokens(daemon, "tiny-draft", ttl=said, max_tokens=2) == 2
     row = instances(daemon)["tiny-draft"]
-    assert (row.get("ttl"), row.get("pinned", False)) == (ttl, pinned)
+    assert (row.get("ttl"), row.get("pinned", False)) == (ttl, False)
     if ttl is None:
         assert "expires_in" not in row
     else:
