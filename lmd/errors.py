@@ -198,7 +198,6 @@ class ConfigError(LmdError):
         self.problems = tuple(problems)
 
 
-#: Errors by code: how one that crossed a process boundary becomes itself again.
 def again(error: LmdError) -> LmdError:
     """The same error for one more waiter: an exception that several tasks raise collects all their tracebacks."""
     copied = type(error)(error.message, hint=error.hint)
@@ -206,6 +205,7 @@ def again(error: LmdError) -> LmdError:
     return copied
 
 
+#: Errors by code: how one that crossed a process boundary becomes itself again.
 BY_CODE: dict[str, type[LmdError]] = {
     cls.code: cls
     for cls in (

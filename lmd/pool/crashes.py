@@ -60,7 +60,7 @@ class Crashes:
         return bool(keys)
 
     def check(self, key: InstanceKey, now: float) -> None:
-        """Raises Overloaded while this load must not be tried."""
+        """Raises Overloaded while this load must not be tried, and again the InvalidRequest that asking for it was."""
         crash = self._by_key.get(key)
         if crash is not None and isinstance(crash.error, InvalidRequest) and now < crash.at + STEADY:
             # The request's own mistake, which no waiting mends: as the first time, without loading anything.
